@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fct_fast.errors import ShapeError
+from fct_fast.space import SpaceFingerprint
 from fct_fast.spec import Branch, BranchInput, Layer, TransformSpec
 
 __all__ = ["ForwardTransform"]
@@ -39,7 +40,9 @@ class ForwardTransform(nn.Module):
                 f"ForwardTransform needs old_dim, new_dim and inner_dim >= 1 and side_dim >= 0, "
                 f"got {old_dim}, {new_dim}, {inner_dim} and {side_dim}"
             )
-        widths: dict[BranchInput, int] = {"old": old_dim} | ({"side": side_dim} if side_dim else {})
+        widths: dict[BranchInput, int] = {"old": old_dim}
+        if side_dim:
+            widths["side"] = side_dim
         branches = [[(2 * dim, dim), (2 * new_dim, 2 * dim)] for dim in widths.values()]
         concat = 2 * new_dim * len(widths)
         trunk = [(inner_dim, concat), (inner_dim, inner_dim), (new_dim + int(uncertainty), inner_dim)]
@@ -60,6 +63,7 @@ class ForwardTransform(nn.Module):
         self.old_dim, self.side_dim, self.new_dim = old_dim, side_dim, new_dim
         self.normalize, self.uncertainty = normalize, uncertainty
         self.branch_inputs = branch_inputs
+        self.spaces: dict[str, SpaceFingerprint] = {}  # of "old", "side" and "new", where h came from a bundle or a fit
         self.branches = nn.ModuleList(nn.Sequential(*(_Hidden(o, i) for o, i in layers)) for layers in branches)
         self.trunk = nn.Sequential(*(_Hidden(o, i) for o, i in trunk[:-1]), nn.Linear(trunk[-1][1], trunk[-1][0]))
 
@@ -68,7 +72,9 @@ class ForwardTransform(nn.Module):
         inputs = {"old": _checked("old", old, self.old_dim)}
         if self.side_dim:
             if side is None:
-                raise ShapeError(f"this transform needs side-information of {self.side_dim} values a row; side is missing")
+                raise ShapeError(
+                    f"this transform needs side-information of {self.side_dim} values a row; side is missing"
+                )
             inputs["side"] = _checked("side", side, self.side_dim)
             if side.shape[0] != old.shape[0]:
                 raise ShapeError(f"old has {old.shape[0]} rows and side has {side.shape[0]}; they must pair up")
@@ -97,7 +103,7 @@ class ForwardTransform(nn.Module):
             side_dim=self.side_dim,
             new_dim=self.new_dim,
             branches=tuple(
-                Branch(name, tuple(_folded(layer) for layer in branch))
+                Branch(name, tuple(_folded(layer) for layer in branch.children()))
                 for name, branch in zip(self.branch_inputs, self.branches, strict=True)
             ),
             trunk=tuple(_folded(layer) for layer in self.trunk),
@@ -124,7 +130,7 @@ class ForwardTransform(nn.Module):
             [(layer.out_dim, layer.in_dim) for layer in spec.trunk],
         )
         for branch, module in zip(spec.branches, h.branches, strict=True):
-            for layer, hidden in zip(branch.layers, module, strict=True):
+            for layer, hidden in zip(branch.layers, module.children(), strict=True):
                 _load_folded(hidden, layer)
         for layer, hidden in zip(spec.trunk, h.trunk, strict=True):
             _load_folded(hidden, layer)
@@ -164,7 +170,8 @@ def _folded(module: nn.Module) -> Layer:
         return Layer(_numpy(module.weight), _numpy(module.bias), relu=False)
     assert isinstance(module, _Hidden)
     norm = module.norm
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     weight = module.linear.weight.double() * scale[:, None]
     bias = norm.bias.double() - norm.running_mean.double() * scale
