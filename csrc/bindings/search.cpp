@@ -1,0 +1,148 @@
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/bindings.hpp"
+#include "bindings/dlpack.hpp"
+#include "core/rank.hpp"
+#include "core/topk.hpp"
+
+namespace fct::python {
+namespace {
+
+namespace py = pybind11;
+
+Metric metric_from(const std::string& name) {
+  if (name == "cosine") return Metric::cosine;
+  if (name == "ip") return Metric::inner_product;
+  if (name == "l2") return Metric::l2;
+  throw ShapeError("metric is '" + name + "'; use 'cosine', 'ip' or 'l2'");
+}
+
+void check_same_dim(const MatrixView& queries, const MatrixView& gallery) {
+  if (queries.cols == gallery.cols) return;
+  throw ShapeError("queries have " + std::to_string(queries.cols) + " dimensions and the gallery has " +
+                   std::to_string(gallery.cols) + "; they must be embeddings of one space");
+}
+
+// `gallery` is rows, or with `packed_rows` >= 0 the panels that pack_gallery wrote for that many rows.
+void topk_arrays(const std::string& level, const py::object& queries, const py::object& gallery, int64_t packed_rows,
+                 const std::string& metric, int64_t k, int64_t first_id, bool seeded, const py::object& scores,
+                 const py::object& ids, int threads) {
+  const Array query_array(queries, "queries", false);
+  const Array gallery_array(gallery, "gallery", false);
+  const Array score_array(scores, "scores", true);
+  const Array id_array(ids, "ids", true);
+  TopkCall call{.queries = query_array.matrix(),
+                .gallery = {},
+                .metric = metric_from(metric),
+                .k = k,
+                .first_id = first_id,
+                .seeded = seeded,
+                .threads = threads};
+  if (packed_rows >= 0) {
+    const int64_t floats = panels_of(packed_rows) * kPanelWidth * call.queries.cols;
+    call.panels = gallery_array.vector<float>(floats);
+    call.gallery.rows = packed_rows;
+    call.gallery.cols = call.queries.cols;
+  } else {
+    call.gallery = gallery_array.matrix();
+    check_same_dim(call.queries, call.gallery);
+  }
+  call.scores = score_array.vector<float>(call.queries.rows * k);
+  call.ids = id_array.vector<int64_t>(call.queries.rows * k);
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { topk(cpu_level, call, stop); });
+}
+
+void pack_gallery_array(const std::string& level, const py::object& gallery, const std::string& metric,
+                        const py::object& panels, int threads) {
+  const Array gallery_array(gallery, "gallery", false);
+  const MatrixView rows = gallery_array.matrix();
+  const Array panel_array(panels, "panels", true);
+  float* const target = panel_array.vector<float>(panels_of(rows.rows) * kPanelWidth * rows.cols);
+  const Metric which = metric_from(metric);
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { pack_gallery(cpu_level, rows, which, target, threads, stop); });
+}
+
+// The arrays of a Positives and a RankResult, checked against each other: kernels index with them.
+class RankArrays {
+ public:
+  RankArrays(int64_t queries, int64_t rows, const py::object& query_classes, const py::object& class_starts,
+             const py::object& class_rows, bool exclude_self, const py::object& first_rank,
+             const py::object& average_precision, const py::object& positives)
+      : query_classes_(query_classes, "query_classes", false),
+        class_starts_(class_starts, "class_starts", false),
+        class_rows_(class_rows, "class_rows", false),
+        first_rank_(first_rank, "first_rank", true),
+        average_precision_(average_precision, "average_precision", true),
+        positives_(positives, "positives", true) {
+    const int64_t classes = class_starts_.size() - 1;
+    input = {.query_classes = query_classes_.vector<int64_t>(queries),
+             .class_starts = class_starts_.vector<int64_t>(classes + 1),
+             .class_rows = class_rows_.vector<int64_t>(rows),
+             .exclude_self = exclude_self};
+    result = {.first_rank = first_rank_.vector<int64_t>(queries),
+              .average_precision = average_precision_.vector<double>(queries),
+              .positives = positives_.vector<int64_t>(queries)};
+    bool sound = classes >= 0 && input.class_starts[0] == 0 && input.class_starts[classes] == rows;
+    for (int64_t c = 0; sound && c < classes; ++c) sound = input.class_starts[c] <= input.class_starts[c + 1];
+    for (int64_t i = 0; sound && i < rows; ++i) sound = input.class_rows[i] >= 0 && input.class_rows[i] < rows;
+    for (int64_t i = 0; sound && i < queries; ++i)
+      sound = input.query_classes[i] >= -1 && input.query_classes[i] < classes;
+    if (!sound || (exclude_self && queries > rows))
+      throw ShapeError("the class table does not fit queries and gallery");
+  }
+
+  Positives input;
+  RankResult result;
+
+ private:
+  Array query_classes_, class_starts_, class_rows_, first_rank_, average_precision_, positives_;
+};
+
+void rank_arrays(const std::string& level, const py::object& queries, const py::object& gallery,
+                 const std::string& metric, const py::object& query_classes, const py::object& class_starts,
+                 const py::object& class_rows, bool exclude_self, const py::object& first_rank,
+                 const py::object& average_precision, const py::object& positives, int threads) {
+  const Array query_array(queries, "queries", false);
+  const Array gallery_array(gallery, "gallery", false);
+  RankCall call{.queries = query_array.matrix(),
+                .gallery = gallery_array.matrix(),
+                .metric = metric_from(metric),
+                .threads = threads};
+  check_same_dim(call.queries, call.gallery);
+  const RankArrays arrays(call.queries.rows, call.gallery.rows, query_classes, class_starts, class_rows, exclude_self,
+                          first_rank, average_precision, positives);
+  call.positives = arrays.input;
+  call.result = arrays.result;
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { rank(cpu_level, call, stop); });
+}
+
+void rank_score_array(const std::string& level, const py::object& scores, const py::object& query_classes,
+                      const py::object& class_starts, const py::object& class_rows, bool exclude_self,
+                      const py::object& first_rank, const py::object& average_precision, const py::object& positives,
+                      int threads) {
+  const Array score_array(scores, "scores", false);
+  const MatrixView view = score_array.matrix();
+  if (view.dtype != Dtype::f32) throw DtypeError("scores must be float32");
+  const RankArrays arrays(view.rows, view.cols, query_classes, class_starts, class_rows, exclude_self, first_rank,
+                          average_precision, positives);
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { rank_scores(cpu_level, view, arrays.input, arrays.result, threads, stop); });
+}
+
+}  // namespace
+
+void bind_search(py::module_& module) {
+  module.attr("panel_width") = kPanelWidth;
+  module.def("topk", topk_arrays);
+  module.def("pack_gallery", pack_gallery_array);
+  module.def("rank", rank_arrays);
+  module.def("rank_scores", rank_score_array);
+}
+
+}  // namespace fct::python

@@ -1,0 +1,90 @@
+#include "core/upgrade.hpp"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <deque>
+#include <optional>
+
+#include "bindings/bindings.hpp"
+#include "bindings/dlpack.hpp"
+
+namespace fct::python {
+namespace {
+
+namespace py = pybind11;
+
+// The arrays behind a TransformSource; a deque, since the source points into them.
+class SourceReader {
+ public:
+  LayerSource layer(const py::tuple& fields) {
+    const MatrixView weight = arrays_.emplace_back(fields[0], "weight", false).matrix();
+    if (weight.dtype != Dtype::f32 || weight.row_stride != weight.cols)
+      throw DtypeError("weight must be contiguous float32");
+    const float* bias = arrays_.emplace_back(fields[1], "bias", false).vector<float>(weight.rows);
+    return {.weight = reinterpret_cast<const float*>(weight.data),
+            .bias = bias,
+            .in_dim = weight.cols,
+            .out_dim = weight.rows,
+            .relu = fields[2].cast<bool>()};
+  }
+
+  std::vector<LayerSource> layers(const py::handle& list) {
+    std::vector<LayerSource> result;
+    for (const py::handle& item : list) result.push_back(layer(item.cast<py::tuple>()));
+    return result;
+  }
+
+ private:
+  std::deque<Array> arrays_;
+};
+
+// make_buffer(size) gives the writable uint8 array that receives the packed bytes, and is returned.
+py::object pack(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normalize, bool uncertainty,
+                const py::list& branches, const py::list& trunk, const py::function& make_buffer) {
+  SourceReader reader;
+  TransformSource source{.old_dim = old_dim,
+                         .side_dim = side_dim,
+                         .new_dim = new_dim,
+                         .normalize = normalize,
+                         .uncertainty = uncertainty,
+                         .branches = {},
+                         .trunk = {}};
+  for (const py::handle& item : branches) {
+    const py::tuple branch = item.cast<py::tuple>();
+    source.branches.push_back({.reads_side = branch[0].cast<bool>(), .layers = reader.layers(branch[1])});
+  }
+  source.trunk = reader.layers(trunk);
+  const int64_t size = packed_size(source);
+  py::object buffer = make_buffer(size);
+  pack_transform(source, Array(buffer, "packed", true).vector<unsigned char>(size));
+  return buffer;
+}
+
+void upgrade_arrays(const py::object& packed, const std::string& level, const py::object& old, const py::object& side,
+                    const py::object& out, const py::object& uncertainty, const py::object& status, int threads) {
+  const Array packed_array(packed, "packed", false);
+  const int64_t packed_bytes = packed_array.size();
+  const PackedTransform transform = view_packed(packed_array.vector<unsigned char>(packed_bytes), packed_bytes);
+  const Array old_array(old, "old", false);
+  const Array out_array(out, "out", true);
+  const Array status_array(status, "status", true);
+  std::optional<Array> side_array;
+  std::optional<Array> uncertainty_array;
+  UpgradeCall call{.old = old_array.matrix(), .side = {}, .out = out_array.mutable_matrix(), .threads = threads};
+  if (!side.is_none()) call.side = side_array.emplace(side, "side", false).matrix();
+  if (!uncertainty.is_none())
+    call.uncertainty = uncertainty_array.emplace(uncertainty, "uncertainty", true).vector<float>(call.old.rows);
+  call.status = status_array.vector<unsigned char>(call.old.rows);
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { upgrade(transform, cpu_level, call, stop); });
+}
+
+}  // namespace
+
+void bind_upgrade(py::module_& module) {
+  module.def("pack", pack);
+  module.def("upgrade", upgrade_arrays);
+}
+
+}  // namespace fct::python

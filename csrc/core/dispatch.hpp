@@ -1,0 +1,25 @@
+// Which ISA level runs. Chosen once a process, outside every loop.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cpu/kernel_table.hpp"
+
+namespace fct {
+
+enum class CpuLevel { scalar = 0, avx2 = 1, avx512 = 2 };
+
+std::string_view name_of(CpuLevel level);
+
+// Levels that this build holds and this CPU runs, lowest first.
+std::vector<CpuLevel> usable_levels();
+
+// An empty name means the default: FCT_FAST_CPU_LEVEL where it is set, else the best usable level.
+// Throws DeviceError where the name is unknown or the level is not usable here.
+CpuLevel level_from_name(std::string_view name);
+
+const KernelTable& kernels_of(CpuLevel level);
+
+}  // namespace fct

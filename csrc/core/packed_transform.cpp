@@ -1,0 +1,189 @@
+#include "core/packed_transform.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "core/error.hpp"
+#include "core/rows.hpp"
+
+namespace fct {
+namespace {
+
+// The block: a table of int64 words, then, each at a multiple of 64 bytes, bias and panels of each layer.
+// Words: magic, version, size, old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk layers;
+// a branch: reads_side, layers; a layer: in_dim, out_dim, relu, bias offset, panel offset.
+constexpr int64_t kMagic = 0x31304b4341504346;  // "FCPACK01"
+constexpr int64_t kVersion = 1;
+constexpr int64_t kFixedWords = 10;
+constexpr int64_t kBranchWords = 2;
+constexpr int64_t kLayerWords = 5;
+constexpr int64_t kMaxDim = int64_t{1} << 20;
+constexpr int64_t kMaxLayers = 1024;
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+int64_t bias_bytes(int64_t out_dim) { return panels_of(out_dim) * kPanelWidth * 4; }
+int64_t panel_bytes(int64_t in_dim, int64_t out_dim) { return panels_of(out_dim) * kPanelWidth * in_dim * 4; }
+
+template <typename Source, typename Visit>
+void for_each_layer(Source& source, Visit visit) {
+  for (auto& branch : source.branches) {
+    for (auto& layer : branch.layers) visit(layer);
+  }
+  for (auto& layer : source.trunk) visit(layer);
+}
+
+int64_t table_bytes(const TransformSource& source) {
+  int64_t words = kFixedWords + kBranchWords * static_cast<int64_t>(source.branches.size());
+  for_each_layer(source, [&](const LayerSource&) { words += kLayerWords; });
+  return aligned(words * 8);
+}
+
+void check_chain(const char* where, int64_t width, std::span<const LayerSource> layers) {
+  for (const LayerSource& layer : layers) {
+    if (layer.in_dim != width) {
+      throw ShapeError(std::string("a ") + where + " layer reads " + std::to_string(layer.in_dim) +
+                       " values but is given " + std::to_string(width));
+    }
+    width = layer.out_dim;
+  }
+}
+
+int64_t write_layer(const LayerSource& layer, unsigned char* target, int64_t offset, std::vector<int64_t>& words) {
+  const int64_t bias_at = offset;
+  const int64_t panels_at = bias_at + aligned(bias_bytes(layer.out_dim));
+  words.insert(words.end(), {layer.in_dim, layer.out_dim, layer.relu, bias_at, panels_at});
+  float* const bias = reinterpret_cast<float*>(target + bias_at);
+  std::fill_n(bias, bias_bytes(layer.out_dim) / 4, 0.0f);
+  std::copy_n(layer.bias, layer.out_dim, bias);
+  const PackArgs args{.x = layer.weight,
+                      .x_stride = layer.in_dim,
+                      .rows = layer.out_dim,
+                      .depth = layer.in_dim,
+                      .panels = reinterpret_cast<float*>(target + panels_at)};
+  kScalarKernels.pack(&args);
+  return panels_at + aligned(panel_bytes(layer.in_dim, layer.out_dim));
+}
+
+// Reads the table of a block, never past its end.
+class TableReader {
+ public:
+  TableReader(const unsigned char* bytes, int64_t size) : bytes_(bytes), size_(size) {}
+
+  int64_t word(int64_t low, int64_t high) {
+    int64_t value = 0;
+    if (at_ + 8 > size_) throw damaged();
+    std::memcpy(&value, bytes_ + at_, 8);
+    at_ += 8;
+    if (value < low || value > high) throw damaged();
+    return value;
+  }
+
+  PackedLayer layer() {
+    PackedLayer layer{};
+    layer.in_dim = word(1, kMaxDim);
+    layer.out_dim = word(1, kMaxDim);
+    layer.relu = word(0, 1) != 0;
+    layer.bias = floats(bias_bytes(layer.out_dim));
+    layer.panels = floats(panel_bytes(layer.in_dim, layer.out_dim));
+    return layer;
+  }
+
+  static DtypeError damaged() {
+    return DtypeError("the packed weights are damaged or of another version; pack the transform again");
+  }
+
+ private:
+  const float* floats(int64_t bytes) {
+    const int64_t offset = word(0, size_);
+    if (offset % 64 != 0 || bytes > size_ - offset) throw damaged();
+    return reinterpret_cast<const float*>(bytes_ + offset);
+  }
+
+  const unsigned char* bytes_;
+  int64_t size_;
+  int64_t at_ = 0;
+};
+
+int64_t chained(int64_t width, const std::vector<PackedLayer>& layers, int64_t& widest) {
+  for (const PackedLayer& layer : layers) {
+    if (layer.in_dim != width) throw TableReader::damaged();
+    width = layer.out_dim;
+    widest = std::max(widest, width);
+  }
+  return width;
+}
+
+}  // namespace
+
+int64_t packed_size(const TransformSource& source) {
+  int64_t bytes = table_bytes(source);
+  for_each_layer(source, [&](const LayerSource& layer) {
+    bytes += aligned(bias_bytes(layer.out_dim)) + aligned(panel_bytes(layer.in_dim, layer.out_dim));
+  });
+  return bytes;
+}
+
+void pack_transform(const TransformSource& source, unsigned char* target) {
+  int64_t concat = 0;
+  for (const BranchSource& branch : source.branches) {
+    const int64_t width = branch.reads_side ? source.side_dim : source.old_dim;
+    check_chain("branch", width, branch.layers);
+    concat += branch.layers.empty() ? width : branch.layers.back().out_dim;
+  }
+  check_chain("trunk", concat, source.trunk);
+  const int64_t size = packed_size(source);
+  std::memset(target, 0, static_cast<std::size_t>(size));
+  std::vector<int64_t> words{kMagic,
+                             kVersion,
+                             size,
+                             source.old_dim,
+                             source.side_dim,
+                             source.new_dim,
+                             source.normalize,
+                             source.uncertainty,
+                             static_cast<int64_t>(source.branches.size()),
+                             static_cast<int64_t>(source.trunk.size())};
+  int64_t offset = table_bytes(source);
+  for (const BranchSource& branch : source.branches) {
+    words.insert(words.end(), {branch.reads_side, static_cast<int64_t>(branch.layers.size())});
+    for (const LayerSource& layer : branch.layers) offset = write_layer(layer, target, offset, words);
+  }
+  for (const LayerSource& layer : source.trunk) offset = write_layer(layer, target, offset, words);
+  std::memcpy(target, words.data(), words.size() * 8);
+}
+
+PackedTransform view_packed(const unsigned char* bytes, int64_t size) {
+  TableReader table(bytes, size);
+  table.word(kMagic, kMagic);
+  table.word(kVersion, kVersion);
+  table.word(size, size);
+  PackedTransform packed{};
+  packed.old_dim = table.word(1, kMaxDim);
+  packed.side_dim = table.word(0, kMaxDim);
+  packed.new_dim = table.word(1, kMaxDim);
+  packed.normalize = table.word(0, 1) != 0;
+  packed.uncertainty = table.word(0, 1) != 0;
+  packed.branches.resize(static_cast<std::size_t>(table.word(1, kMaxLayers)));
+  packed.trunk.resize(static_cast<std::size_t>(table.word(1, kMaxLayers)));
+  packed.widest = std::max(packed.old_dim, packed.side_dim);
+  for (PackedBranch& branch : packed.branches) {
+    branch.reads_side = table.word(0, 1) != 0;
+    branch.layers.resize(static_cast<std::size_t>(table.word(0, kMaxLayers)));
+    for (PackedLayer& layer : branch.layers) layer = table.layer();
+    const int64_t width = branch.reads_side ? packed.side_dim : packed.old_dim;
+    if (width == 0) throw TableReader::damaged();
+    branch.out_dim = chained(width, branch.layers, packed.widest);
+    packed.concat_dim += branch.out_dim;
+  }
+  for (PackedLayer& layer : packed.trunk) layer = table.layer();
+  packed.widest = std::max(packed.widest, packed.concat_dim);
+  if (chained(packed.concat_dim, packed.trunk, packed.widest) != packed.new_dim + packed.uncertainty) {
+    throw TableReader::damaged();
+  }
+  return packed;
+}
+
+}  // namespace fct

@@ -1,0 +1,132 @@
+#include "core/thread_pool.hpp"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "core/error.hpp"
+
+namespace fct {
+namespace {
+
+struct Job {
+  const std::function<void(int64_t, int)>* task;
+  int64_t tasks;
+  int max_slots;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> cancelled{false};
+  int slots_taken = 0;  // guarded by the pool's mutex, as is `running`
+  int running = 0;
+  std::exception_ptr error;  // guarded by the pool's mutex
+};
+
+class Pool {
+ public:
+  // The pool of this process; a forked child has none of the parent's threads and gets a new one. The old pools are
+  // leaked on purpose: their threads may be inside a task when the process ends.
+  static Pool& instance() {
+    static std::mutex mutex;
+    static Pool* pool = nullptr;
+    static pid_t owner = 0;
+    std::lock_guard lock(mutex);
+    if (pool == nullptr || owner != getpid()) {
+      pool = new Pool();
+      owner = getpid();
+    }
+    return *pool;
+  }
+
+  void run(Job& job, const StopFn& stop) {
+    {
+      std::lock_guard lock(mutex_);
+      const int wanted = job.max_slots - 1;
+      while (static_cast<int>(idle_or_busy_) < wanted) {
+        std::thread([this] { work(); }).detach();
+        ++idle_or_busy_;
+      }
+      job.slots_taken = 1;
+      job.running = 1;
+      if (wanted > 0) jobs_.push_back(&job);
+    }
+    if (job.max_slots > 1) wake_.notify_all();
+    bool interrupted = false;
+    take_tasks(job, 0, [&] { return interrupted = stop && stop(); });
+    std::unique_lock lock(mutex_);
+    std::erase(jobs_, &job);
+    --job.running;
+    done_.wait(lock, [&] { return job.running == 0; });
+    if (job.error) std::rethrow_exception(job.error);
+    if (interrupted) throw Interrupted();
+  }
+
+ private:
+  template <typename Stop>
+  void take_tasks(Job& job, int slot, Stop&& stop) {
+    while (!job.cancelled.load(std::memory_order_relaxed)) {
+      const int64_t index = job.next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= job.tasks) break;
+      try {
+        (*job.task)(index, slot);
+        if (stop()) job.cancelled = true;
+      } catch (...) {
+        std::lock_guard lock(mutex_);
+        if (!job.error) job.error = std::current_exception();
+        job.cancelled = true;
+      }
+    }
+  }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      Job* job = nullptr;
+      wake_.wait(lock, [&] { return (job = open_job()) != nullptr; });
+      const int slot = job->slots_taken++;
+      ++job->running;
+      lock.unlock();
+      take_tasks(*job, slot, [] { return false; });
+      lock.lock();
+      if (--job->running == 0) done_.notify_all();
+    }
+  }
+
+  Job* open_job() {
+    for (Job* job : jobs_) {
+      if (job->slots_taken < job->max_slots && job->next < job->tasks && !job->cancelled) return job;
+    }
+    return nullptr;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  std::deque<Job*> jobs_;
+  int idle_or_busy_ = 0;
+};
+
+}  // namespace
+
+void parallel_for(int64_t tasks, int threads, const std::function<void(int64_t, int)>& task, const StopFn& stop) {
+  if (tasks <= 0) return;
+  Job job{.task = &task,
+          .tasks = tasks,
+          .max_slots = static_cast<int>(std::clamp<int64_t>(threads, 1, tasks)),
+          .error = {}};
+  Pool::instance().run(job, stop);
+}
+
+int available_threads() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace fct

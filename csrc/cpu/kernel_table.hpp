@@ -1,0 +1,91 @@
+// The seam between portable code and the ISA levels: plain pointers and sizes, nothing inline, no vector types.
+//
+// Every level compiles the same bodies (cpu/*_body.hpp) with its own flags and fills one table. An ISA file defines one
+// global symbol, its table, and no weak one: shared inline code would leak wide instructions into the fallback.
+#pragma once
+
+#include <cstdint>
+
+namespace fct {
+
+// Weights and gallery rows are stored in panels of 16 columns: panel p holds element [k][c] of columns 16 p ... 16 p +
+// 15 at panels[(p * depth + k) * 16 + c], zero padded. One cache line a depth step, whatever the vector width, so that
+// one packed copy serves every level.
+constexpr int64_t kPanelWidth = 16;
+
+// Sums over depth are cut into runs of this length, each summed in order and added to the total in order: the error
+// of one long fp32 chain would pass the numeric contract on wide layers.
+constexpr int64_t kDepthRun = 256;
+
+enum class Product : int32_t {
+  dot = 0,             // y = sum_k x_k w_k
+  minus_distance = 1,  // y = -sum_k (x_k - w_k)^2
+};
+
+// y[r][c] = product(x[r], column c) (+ bias[c], then ReLU where asked; NaN passes). Writes whole panels of y: columns
+// up to the next multiple of 16, padding included.
+struct TileArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  const float* panels;
+  int64_t panel_count;
+  int64_t depth;
+  const float* bias;  // [16 * panel_count] or null
+  bool relu;
+  Product product;
+  float* y;
+  int64_t y_stride;
+};
+
+// Converts rows to float32 and writes `finite[r]` = 1 where all values are finite.
+struct LoadArgs {
+  const unsigned char* source;  // rows of `dtype` (see core/matrix.hpp), `source_stride` in elements
+  int32_t dtype;
+  int64_t source_stride;
+  int64_t rows;
+  int64_t cols;
+  float* target;
+  int64_t target_stride;
+  unsigned char* finite;  // [rows]
+};
+
+// Sum of squares of each row in float64.
+struct SquaresArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t cols;
+  double* squares;  // [rows]
+};
+
+// Rows [rows, depth] -> panels of 16 rows each, zero padded.
+struct PackArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t depth;
+  float* panels;
+};
+
+// Positions i in [0, count) with score[i] > threshold, in order; returns how many. NaN never passes.
+struct FilterArgs {
+  const float* scores;
+  int64_t count;
+  float threshold;
+  int32_t* positions;  // [count]
+};
+
+struct KernelTable {
+  void (*tile)(const TileArgs*);
+  void (*load)(const LoadArgs*);
+  void (*squares)(const SquaresArgs*);
+  void (*pack)(const PackArgs*);
+  int64_t (*filter)(const FilterArgs*);
+};
+
+extern const KernelTable kScalarKernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+
+}  // namespace fct

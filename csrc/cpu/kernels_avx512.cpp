@@ -1,0 +1,10 @@
+#include "cpu/vec_avx512.hpp"
+// The bodies are written over the Vec above.
+#include "cpu/rows_body.hpp"
+#include "cpu/tile_body.hpp"
+
+namespace fct {
+
+const KernelTable kAvx512Kernels{.tile = tile, .load = load, .squares = squares, .pack = pack, .filter = filter};
+
+}  // namespace fct

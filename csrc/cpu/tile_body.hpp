@@ -1,0 +1,115 @@
+// y = product(x, panels): the one inner loop of upgrade, topk and rank, written over Vec.
+//
+// A register tile is kTileRows rows by kTilePanels panels. The loops, outside in: tile of panels, run of depth, tile of
+// rows. So a run of the panels (64 KiB at AVX-512) is used for all rows of the block while it is near, and the rows
+// stay in L2. Reduction order of one y[r][c], whatever the tile, block or thread: k ascending within a run, runs
+// ascending. This is what makes a row's bits independent of its neighbours.
+#pragma once
+
+#include "cpu/kernel_table.hpp"
+
+namespace fct {
+namespace {
+
+constexpr int kVecsPerPanel = kPanelWidth / Vec::kLanes;
+
+// The row tile at x, y and the panel tile at panels, over depth [begin, end).
+struct TileStep {
+  const float* x;
+  const float* panels;
+  const float* bias;
+  float* y;
+  int64_t begin;
+  int64_t end;
+};
+
+template <int Rows, int Panels, Product product>
+void run_tile(const TileArgs& args, const TileStep& step) {
+  constexpr int Vecs = Panels * kVecsPerPanel;
+  const int64_t panel_stride = args.depth * kPanelWidth;
+  Vec sum[Rows][Vecs];
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
+    for (int c = 0; c < Vecs; ++c) sum[r][c] = Vec::splat(0.0f);
+  }
+  const float* const column = step.panels + step.begin * kPanelWidth;
+  const float* const x = step.x + step.begin;
+  const int64_t length = step.end - step.begin;
+  for (int64_t k = 0; k < length; ++k) {
+    Vec w[Vecs];
+#pragma GCC unroll 32
+    for (int c = 0; c < Vecs; ++c) {
+      w[c] =
+          Vec::load(column + k * kPanelWidth + (c / kVecsPerPanel) * panel_stride + (c % kVecsPerPanel) * Vec::kLanes);
+    }
+#pragma GCC unroll 32
+    for (int r = 0; r < Rows; ++r) {
+      const Vec value = Vec::splat(x[r * args.x_stride + k]);
+#pragma GCC unroll 32
+      for (int c = 0; c < Vecs; ++c) {
+        if constexpr (product == Product::dot) {
+          sum[r][c] = Vec::mul_add(value, w[c], sum[r][c]);
+        } else {
+          const Vec difference = value - w[c];
+          sum[r][c] = Vec::minus_mul_add(difference, difference, sum[r][c]);
+        }
+      }
+    }
+  }
+  const bool first = step.begin == 0;
+  const bool last = step.end == args.depth;
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
+    for (int c = 0; c < Vecs; ++c) {
+      float* const out = step.y + r * args.y_stride + c * Vec::kLanes;
+      Vec total = first ? sum[r][c] : Vec::load(out) + sum[r][c];
+      if (last && args.bias) total = total + Vec::load(step.bias + c * Vec::kLanes);
+      if (last && args.relu) total = Vec::relu(total);
+      total.store(out);
+    }
+  }
+}
+
+// Picks the tile of exactly `rows` by `panels`.
+template <int Rows, int Panels, Product product>
+void pick_tile(const TileArgs& args, const TileStep& step, int64_t rows, int64_t panels) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return pick_tile<Rows - 1, Panels, product>(args, step, rows, panels);
+  }
+  if constexpr (Panels > 1) {
+    if (panels < Panels) return pick_tile<Rows, Panels - 1, product>(args, step, rows, panels);
+  }
+  run_tile<Rows, Panels, product>(args, step);
+}
+
+template <Product product>
+void tile_all(const TileArgs& args) {
+  for (int64_t p = 0; p < args.panel_count; p += Vec::kTilePanels) {
+    const int64_t panels = args.panel_count - p;
+    for (int64_t k = 0; k < args.depth; k += kDepthRun) {
+      const int64_t end = k + kDepthRun < args.depth ? k + kDepthRun : args.depth;
+      for (int64_t r = 0; r < args.rows; r += Vec::kTileRows) {
+        const TileStep step{.x = args.x + r * args.x_stride,
+                            .panels = args.panels + p * args.depth * kPanelWidth,
+                            .bias = args.bias ? args.bias + p * kPanelWidth : nullptr,
+                            .y = args.y + r * args.y_stride + p * kPanelWidth,
+                            .begin = k,
+                            .end = end};
+        pick_tile<Vec::kTileRows, Vec::kTilePanels, product>(args, step, args.rows - r, panels);
+      }
+    }
+  }
+}
+
+void tile(const TileArgs* args) {
+  if (args->product == Product::dot) {
+    tile_all<Product::dot>(*args);
+  } else {
+    tile_all<Product::minus_distance>(*args);
+  }
+}
+
+}  // namespace
+}  // namespace fct

@@ -1,0 +1,60 @@
+"""What the package accepts as rows of numbers: numpy arrays, torch tensors, anything with DLPack. No torch import."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from fct_fast.errors import DtypeError, ShapeError
+
+__all__ = ["as_rows", "is_torch", "row_sample", "to_float32"]
+
+_WIDTHS = {"float32": 4, "float16": 2}
+
+
+def is_torch(x: object) -> bool:
+    """Whether x is a torch tensor; never imports torch (a tensor exists only where somebody did)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_rows(x: Any, name: str, dim: int | None = None) -> Any:
+    """x as [rows, dim] with contiguous columns (copied only where they are not); dtype and device are kept.
+
+    Raises DtypeError for anything but float32, float16 or bfloat16, ShapeError for another shape.
+    """
+    if not hasattr(x, "__dlpack__"):
+        raise DtypeError(f"{name} is a {type(x).__name__}; pass a numpy array, a torch tensor or an object with DLPack")
+    if not is_torch(x) and not isinstance(x, np.ndarray):
+        try:
+            x = np.from_dlpack(x)
+        except (RuntimeError, BufferError, TypeError) as error:
+            raise DtypeError(f"{name} cannot be read through DLPack: {error}") from error
+    if x.ndim != 2:
+        raise ShapeError(f"{name} has shape {list(x.shape)}; expected [rows, {dim if dim is not None else 'dim'}]")
+    if dim is not None and x.shape[1] != dim:
+        raise ShapeError(f"{name} has {x.shape[1]} values a row, expected {dim}")
+    if is_torch(x):
+        if str(x.dtype) not in ("torch.float32", "torch.float16", "torch.bfloat16"):
+            raise DtypeError(f"{name} has dtype {x.dtype}; use float32, float16 or bfloat16")
+        if x.device.type != "cpu":
+            raise DtypeError(f"{name} is on {x.device}; this version computes on the CPU, so pass {name}.cpu()")
+        return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+    if x.dtype.name not in _WIDTHS or not x.dtype.isnative:
+        raise DtypeError(f"{name} has dtype {x.dtype}; use float32 or float16 (bfloat16 through torch), native byte order")
+    return x if x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0 else np.ascontiguousarray(x)
+
+
+def row_sample(x: Any, most: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """At most `most` rows of x, evenly spread, as float32 numpy [m, dim]."""
+    step = max(1, x.shape[0] // most)
+    return to_float32(x[::step][:most])
+
+
+def to_float32(x: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """x as a float32 numpy array; no copy where it is one."""
+    if is_torch(x):
+        x = x.detach().float().numpy()
+    return np.asarray(x, np.float32)

@@ -1,0 +1,39 @@
+"""A TransformSpec as the bytes that the kernels read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fct_fast.kernels import native
+from fct_fast.spec import Layer, TransformSpec
+
+__all__ = ["pack_spec"]
+
+
+def pack_spec(spec: TransformSpec) -> npt.NDArray[np.uint8]:
+    """uint8 [bytes]; relocatable, the same for every CPU level (the layout: csrc/core/packed_transform.hpp)."""
+    packed: npt.NDArray[np.uint8] = native().pack(
+        spec.old_dim,
+        spec.side_dim,
+        spec.new_dim,
+        spec.normalize,
+        spec.uncertainty,
+        [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches],
+        [_fields(layer) for layer in spec.trunk],
+        _aligned_bytes,
+    )
+    return packed
+
+
+def _fields(layer: Layer) -> tuple[Any, Any, bool]:
+    return np.ascontiguousarray(layer.weight), np.ascontiguousarray(layer.bias), layer.relu
+
+
+def _aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """numpy aligns to 16 bytes; a panel row should not straddle two cache lines."""
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]

@@ -1,0 +1,153 @@
+"""Exact top-k search over stored rows, and over a gallery that is upgraded on the fly. Needs numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fct_fast.errors import ConfigError, DeviceError, ShapeError
+from fct_fast.kernels import native, resolve_level, usable_threads
+from fct_fast.kernels.arrays import as_rows, is_torch
+
+if TYPE_CHECKING:
+    from fct_fast.upgrader import Upgrader
+
+__all__ = ["MAX_K", "PreparedGallery", "prepare_gallery", "search_upgraded", "topk"]
+
+Metric = Literal["cosine", "ip", "l2"]
+MAX_K = 2048
+
+_CHUNK_BYTES = 16 << 20  # upgraded rows that are held at a time by an on-the-fly search
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedGallery:
+    """A gallery packed once for many `topk` calls. Made by `prepare_gallery`; holds a float32 copy of the rows."""
+
+    panels: npt.NDArray[np.float32]
+    rows: int
+    dim: int
+    metric: Metric
+
+
+def prepare_gallery(gallery: Any, metric: Metric = "cosine", threads: int | None = None) -> PreparedGallery:
+    """Pack gallery [n, dim] (float32, float16 or bfloat16) for `topk` calls with the same metric.
+
+    Saves the packing, which is most of the work where a call has few queries. Raises ShapeError, DtypeError, ConfigError.
+    """
+    _check_metric(metric)
+    rows = as_rows(gallery, "gallery")
+    n, dim = (int(x) for x in rows.shape)
+    width = native().panel_width
+    panels = np.empty(-(-n // width) * width * dim, np.float32)
+    native().pack_gallery(resolve_level(), rows, metric, panels, usable_threads(threads))
+    return PreparedGallery(panels, n, dim, metric)
+
+
+def topk(
+    queries: Any,
+    gallery: Any,
+    k: int = 10,
+    metric: Metric = "cosine",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> tuple[Any, Any]:
+    """The k nearest gallery rows of each query, exactly.
+
+    queries [nq, dim], gallery [n, dim] or a PreparedGallery -> scores float32 [nq, k], ids int64 [nq, k] (row numbers),
+    best first, equal scores by lower id, NaN last. metric "cosine" and "ip": higher is better; "l2": squared distance, lower
+    is better. A row of zero norm has cosine 0. torch in, torch out. The bits of a score do not depend on batch or threads.
+    Raises ShapeError (dims; k outside 1 .. min(n, 2048)), DtypeError, ConfigError, DeviceError.
+    """
+    _check_metric(metric)
+    if precision not in ("auto", "fp32"):
+        raise ConfigError(f"precision {precision!r} is not available: this version searches in 'fp32'")
+    if device not in ("auto", "cpu"):
+        raise DeviceError(f"device {device!r} is not available: this version computes on the CPU; use device='auto'")
+    query_rows = as_rows(queries, "queries")
+    rows = gallery if isinstance(gallery, PreparedGallery) else as_rows(gallery, "gallery")
+    if isinstance(rows, PreparedGallery):
+        if rows.metric != metric:
+            raise ConfigError(f"this gallery was prepared for metric {rows.metric!r} and is searched with {metric!r}")
+        n, dim = rows.rows, rows.dim
+    else:
+        n, dim = (int(x) for x in rows.shape)
+    if query_rows.shape[1] != dim:
+        raise ShapeError(
+            f"queries have {query_rows.shape[1]} dimensions and the gallery has {dim}; they must be embeddings of one space"
+        )
+    _check_k(k, n)
+    merge = _Merge(query_rows, k, metric, usable_threads(threads))
+    merge.add(rows)
+    return merge.result()
+
+
+def search_upgraded(
+    up: Upgrader, queries: Any, old: Any, side: Any, k: int, metric: Metric
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """`Upgrader.search`: upgrade a chunk, score it, drop it."""
+    _check_metric(metric)
+    query_rows = as_rows(queries, "queries", up.new_dim)
+    n = int(old.shape[0])
+    _check_k(k, n)
+    merge = _Merge(query_rows, k, metric, up.threads, up.level)
+    chunk = max(k, _CHUNK_BYTES // (4 * up.new_dim))
+    for start, stop in _chunks(n, chunk):
+        merge.add(up(old[start:stop], None if side is None else side[start:stop]))
+    return merge.result()
+
+
+class _Merge:
+    """A top-k result over galleries that arrive in pieces, in row order."""
+
+    def __init__(self, queries: Any, k: int, metric: Metric, threads: int, level: str | None = None) -> None:
+        self._queries, self._k, self._metric, self._threads = queries, k, metric, threads
+        self._level = resolve_level(level)
+        self._scores = np.empty((queries.shape[0], k), np.float32)
+        self._ids = np.empty((queries.shape[0], k), np.int64)
+        self._rows = 0
+
+    def add(self, gallery: Any) -> None:
+        """The first piece must hold at least k rows."""
+        prepared = isinstance(gallery, PreparedGallery)
+        native().topk(
+            self._level,
+            self._queries,
+            gallery.panels if prepared else gallery,
+            gallery.rows if prepared else -1,
+            self._metric,
+            self._k,
+            self._rows,
+            self._rows > 0,
+            self._scores.reshape(-1),
+            self._ids.reshape(-1),
+            self._threads,
+        )
+        self._rows += gallery.rows if prepared else int(gallery.shape[0])
+
+    def result(self) -> tuple[Any, Any]:
+        if is_torch(self._queries):
+            import torch
+
+            return torch.from_numpy(self._scores), torch.from_numpy(self._ids)
+        return self._scores, self._ids
+
+
+def _chunks(n: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in ("cosine", "ip", "l2"):
+        raise ConfigError(f"metric is {metric!r}; use 'cosine', 'ip' or 'l2'")
+
+
+def _check_k(k: int, n: int) -> None:
+    if n == 0:
+        raise ShapeError("the gallery is empty, so there is nothing to search")
+    if not 1 <= k <= min(n, MAX_K):
+        raise ShapeError(f"k is {k}; it must be from 1 to {min(n, MAX_K)} (the gallery has {n} rows, k goes up to {MAX_K})")

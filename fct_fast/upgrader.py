@@ -1,0 +1,269 @@
+"""Upgrader: a forward transformation, packed once and run by the compiled kernels. Needs numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fct_fast.bundle import Bundle, read_bundle
+from fct_fast.errors import ConfigError, DeviceError, DtypeError, ShapeError, SpaceError
+from fct_fast.kernels import KERNEL_VERSION, native, resolve_level, usable_threads
+from fct_fast.kernels.arrays import as_rows, is_torch, row_sample
+from fct_fast.kernels.packing import pack_spec
+from fct_fast.kernels.status import check_status
+from fct_fast.space import SpaceFingerprint
+from fct_fast.spec import TransformSpec
+
+if TYPE_CHECKING:
+    from fct_fast.transform import ForwardTransform
+
+__all__ = ["Upgrader"]
+
+ScaleCheck = Literal["raise", "warn", "off"]
+
+# Scale is checked until this many rows were looked at; a sample of fewer rows than the second number says too little.
+_ROWS_TO_CHECK = 2048
+_FEWEST_ROWS = 32
+
+
+class Upgrader:
+    """h ready to run: `up(old, side)` gives rows of the new space.
+
+    source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
+    device: "auto" or "cpu". precision: "auto" or "fp32" (fp32 within 2e-6 of float64, norm-wise).
+    threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's best.
+    calibration: (old, side) rows for int8 scales; not used by fp32.
+    scale_check: what to do where rows do not have the scale that h was fitted on; applies where the source carries
+    the statistics of its spaces.
+
+    Safe to call from several threads; releases the GIL; Ctrl-C ends a call within 0.2 s. A row's bits depend on the row,
+    the weights and the CPU level only.
+    Raises BundleError, ConfigError, DeviceError.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Bundle | ForwardTransform | TransformSpec,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        calibration: tuple[Any, Any] | None = None,
+        scale_check: ScaleCheck = "raise",
+        level: str | None = None,
+    ) -> None:
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"device {device!r} is not available: this version computes on the CPU; use device='auto'")
+        if precision not in ("auto", "fp32"):
+            raise ConfigError(f"precision {precision!r} is not available: this version has 'fp32'; use 'auto' or 'fp32'")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; use a number from 1 up, or None for all cores")
+        if scale_check not in ("raise", "warn", "off"):
+            raise ConfigError(f"scale_check is {scale_check!r}; use 'raise', 'warn' or 'off'")
+        del calibration  # int8 is not in this version, and fp32 has no scales to set
+        self.spec, self.spaces, digest = _resolve(source)
+        self.device = "cpu"
+        self.precision = "fp32"
+        self.threads = usable_threads(threads)
+        self.scale_check: ScaleCheck = scale_check
+        self.level = resolve_level(level)
+        self.kernel_version = KERNEL_VERSION
+        self._packed = pack_spec(self.spec)
+        self._packed_tensor: Any = None
+        self._rows_checked = 0
+        self.digest = digest or hashlib.sha256(self._packed.tobytes()).hexdigest()
+
+    @property
+    def old_dim(self) -> int:
+        return self.spec.old_dim
+
+    @property
+    def side_dim(self) -> int:
+        return self.spec.side_dim
+
+    @property
+    def new_dim(self) -> int:
+        return self.spec.new_dim
+
+    def at_level(self, level: str) -> Upgrader:
+        """The same transform at another CPU level; shares the weights. Raises DeviceError where the machine lacks it."""
+        other = object.__new__(Upgrader)
+        other.__dict__.update(self.__dict__, level=resolve_level(level))
+        return other
+
+    def __call__(
+        self,
+        old: Any,
+        side: Any = None,
+        *,
+        out: Any = None,
+        out_dtype: Any = None,
+        nonfinite: Literal["raise", "flag"] = "raise",
+        return_uncertainty: bool = False,
+    ) -> Any:
+        """old [n, old_dim], side [n, side_dim] -> new [n, new_dim], float32 or `out_dtype` (float16, bfloat16 for torch).
+
+        Inputs: float32, float16 or bfloat16; numpy, torch on the CPU, or anything with DLPack; torch in, torch out, else
+        numpy. out: receives the rows and is returned. nonfinite="flag" returns (new, bad): rows with NaN, Inf, overflow
+        or zero norm are zero rows, bad is bool [n]; "raise" raises for all but the last. return_uncertainty adds
+        s, float32 [n], after new.
+        Raises ShapeError, DtypeError, NonFiniteError (first bad row), SpaceError (scale).
+        """
+        old, side = self._checked_inputs(old, side)
+        if nonfinite not in ("raise", "flag"):
+            raise ConfigError(f"nonfinite is {nonfinite!r}; use 'raise' or 'flag'")
+        if return_uncertainty and not self.spec.uncertainty:
+            raise ConfigError("this transform has no uncertainty head, so return_uncertainty cannot be served")
+        if is_torch(old) and out is None:
+            new, s, bad = self._run_torch(old, side, out_dtype, nonfinite, return_uncertainty)
+        else:
+            new, s, bad = self._run(old, side, out, out_dtype, nonfinite, return_uncertainty)
+        result = (new,) + ((s,) if return_uncertainty else ()) + ((bad,) if nonfinite == "flag" else ())
+        return result if len(result) > 1 else new
+
+    def search(
+        self, queries: Any, old: Any, side: Any = None, k: int = 10, metric: Literal["cosine", "ip", "l2"] = "cosine"
+    ) -> tuple[Any, Any]:
+        """Top-k over a gallery that is upgraded chunk by chunk and never kept.
+
+        queries [nq, new_dim] (embeddings of the new model), old [n, old_dim], side [n, side_dim] -> scores float32
+        [nq, k], ids int64 [nq, k]; the same bits as `topk(queries, up(old, side), k)`.
+        """
+        from fct_fast.search import search_upgraded
+
+        old, side = self._checked_inputs(old, side)
+        return search_upgraded(self, queries, old, side, k, metric)
+
+    def _checked_inputs(self, old: Any, side: Any) -> tuple[Any, Any]:
+        old = as_rows(old, "old", self.old_dim)
+        if self.side_dim == 0:
+            if side is not None:
+                raise ShapeError("this transform was fitted without side-information, but side was given; leave it out")
+        elif side is None:
+            raise ShapeError(f"this transform needs side-information of {self.side_dim} values a row; side is missing")
+        else:
+            side = as_rows(side, "side", self.side_dim)
+            if side.shape[0] != old.shape[0]:
+                raise ShapeError(f"old has {old.shape[0]} rows and side has {side.shape[0]}; row i of both is one item")
+            if is_torch(side) != is_torch(old):
+                raise DtypeError("old and side are of two libraries; pass both as numpy arrays or both as torch tensors")
+        if self.scale_check != "off" and self._rows_checked < _ROWS_TO_CHECK and not _is_traced(old):
+            self._check_scale(old, side)
+        return old, side
+
+    def _check_scale(self, old: Any, side: Any) -> None:
+        if old.shape[0] < _FEWEST_ROWS:
+            return
+        for name, rows in (("old", old), ("side", side)):
+            if rows is None or name not in self.spaces:
+                continue
+            sample = row_sample(rows, _ROWS_TO_CHECK)
+            finite = np.isfinite(sample).all(axis=1)
+            sentence = self.spaces[name].mismatch(sample[finite], name) if finite.any() else None
+            if sentence is None:
+                continue
+            if self.scale_check == "raise":
+                raise SpaceError(f"{sentence} (scale_check='warn' goes on anyway)")
+            warnings.warn(sentence, stacklevel=4)
+        self._rows_checked += int(old.shape[0])
+
+    def _run(
+        self, old: Any, side: Any, out: Any, out_dtype: Any, nonfinite: str, return_uncertainty: bool
+    ) -> tuple[Any, Any, Any]:
+        rows = old.shape[0]
+        if out is None:
+            out = np.empty((rows, self.new_dim), _numpy_dtype(out_dtype))
+        elif out_dtype is not None and str(out_dtype).split(".")[-1] != str(out.dtype).split(".")[-1]:
+            raise DtypeError(f"out has dtype {out.dtype} and out_dtype is {out_dtype}; give one of the two")
+        status = np.empty(rows, np.uint8)
+        s = np.empty(rows, np.float32) if return_uncertainty else None
+        native().upgrade(self._packed, self.level, old, side, out, s, status, self.threads)
+        if nonfinite == "raise":
+            check_status(status)
+        bad = status != 0
+        if is_torch(out):
+            import torch
+
+            return out, None if s is None else torch.from_numpy(s), torch.from_numpy(bad)
+        return out, s, bad
+
+    def _run_torch(
+        self, old: Any, side: Any, out_dtype: Any, nonfinite: str, return_uncertainty: bool
+    ) -> tuple[Any, Any, Any]:
+        import torch
+
+        from fct_fast.kernels import ops
+
+        if self._packed_tensor is None:
+            self._packed_tensor = torch.from_numpy(self._packed)
+        dtype = _torch_dtype(out_dtype)
+        return ops.upgrade(  # type: ignore[no-any-return]
+            self._packed_tensor,
+            old,
+            side,
+            self.new_dim,
+            dtype,
+            return_uncertainty,
+            nonfinite == "raise",
+            self.level,
+            self.threads,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Upgrader(old_dim={self.old_dim}, side_dim={self.side_dim}, new_dim={self.new_dim}, device={self.device!r}, "
+            f"precision={self.precision!r}, level={self.level!r}, threads={self.threads})"
+        )
+
+
+def _resolve(source: Any) -> tuple[TransformSpec, Mapping[str, SpaceFingerprint], str | None]:
+    if isinstance(source, (str, os.PathLike)):
+        source = read_bundle(source)
+    if isinstance(source, Bundle):
+        return source.spec, source.spaces, source.digest
+    if isinstance(source, TransformSpec):
+        return source, {}, None
+    if hasattr(source, "to_spec"):
+        return source.to_spec(), dict(getattr(source, "spaces", None) or {}), None
+    raise DtypeError(
+        f"an Upgrader is made from a bundle's path, a Bundle, a ForwardTransform or a TransformSpec, not from a "
+        f"{type(source).__name__}"
+    )
+
+
+def _is_traced(x: Any) -> bool:
+    """Under torch.compile or torch.export there are no values to look at."""
+    if not is_torch(x):
+        return False
+    import torch
+
+    return torch.compiler.is_compiling() or type(x) is not torch.Tensor
+
+
+def _numpy_dtype(out_dtype: Any) -> Any:
+    name = "float32" if out_dtype is None else str(np.dtype(out_dtype).name if not _is_torch_dtype(out_dtype) else out_dtype)
+    name = name.removeprefix("torch.")
+    if name not in ("float32", "float16"):
+        raise DtypeError(f"out_dtype is {name}; numpy output is float32 or float16")
+    return np.dtype(name)
+
+
+def _torch_dtype(out_dtype: Any) -> Any:
+    import torch
+
+    if out_dtype is None:
+        return torch.float32
+    name = str(out_dtype if _is_torch_dtype(out_dtype) or isinstance(out_dtype, str) else np.dtype(out_dtype).name)
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    dtype = dtypes.get(name.removeprefix("torch."))
+    if dtype is None:
+        raise DtypeError(f"out_dtype is {name}; use float32, float16 or bfloat16")
+    return dtype
+
+
+def _is_torch_dtype(x: Any) -> bool:
+    return str(x).startswith("torch.")
