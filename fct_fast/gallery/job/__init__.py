@@ -1,0 +1,1 @@
+"""One backfill, step by step: plan, ledger, run, verify, cutover."""

@@ -1,0 +1,259 @@
+"""A backfill as one object: plan, run, status, verify, cutover, rollback."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy.typing as npt
+
+from fct_fast.errors import ConfigError
+from fct_fast.fs import DISK, FileSystem
+from fct_fast.gallery.job.cutover import cutover_job, default_live, is_live, read_live, rollback_job
+from fct_fast.gallery.job.plan import Nonfinite, Options, OutDtype, Plan, ScaleCheck, make_plan
+from fct_fast.gallery.job.run import Progress, Report, run_job
+from fct_fast.gallery.job.session import LEDGER, Session, is_running, session
+from fct_fast.gallery.job.verify import Verification, verify_job
+from fct_fast.gallery.stores import Place, open_sink, open_source
+from fct_fast.gallery.stores.protocol import Source
+
+if TYPE_CHECKING:
+    from fct_fast.bundle import Bundle
+    from fct_fast.spec import TransformSpec
+    from fct_fast.transform import ForwardTransform
+    from fct_fast.upgrader import Upgrader
+
+__all__ = ["Job", "Status", "backfill", "plan_backfill"]
+
+Phase = Literal["planned", "running", "stopped", "complete", "verified", "failed verification", "live"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a job stands, read from its ledger, its lock and the pointer file.
+
+    phase: "planned" (nothing written), "running" (a process works on it now), "stopped" (resume it), "complete" (to be
+    verified), "verified", "failed verification", "live". rows, shards, flagged: committed so far.
+    """
+
+    phase: Phase
+    rows: int
+    total_rows: int
+    shards: int
+    total_shards: int
+    flagged: int
+    sink: str
+    job_dir: str
+    verification: Verification | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Job:
+    """One backfill. From `plan_backfill`, or of a job that was started: `Job.open(job directory or sink)`.
+
+    Only a planned job can `run`, since that needs the upgrader; the other steps need the job directory and the source.
+    """
+
+    def __init__(
+        self, plan: Plan, *, source: Source | None = None, up: Upgrader | None = None, fs: FileSystem = DISK
+    ) -> None:
+        self.plan = plan
+        self._source, self._up, self._fs = source, up, fs
+        self._job_dir = Path(plan.job_dir)
+
+    @classmethod
+    def open(cls, place: Place, fs: FileSystem = DISK) -> Job:
+        """A job that was started, by its directory or by its sink (where the directory is the default one).
+
+        Raises StoreError where there is none, CorruptError where its ledger is damaged.
+        """
+        path = Path(place)
+        job_dir = path if (path / LEDGER).exists() else _default_job_dir(path)
+        opened = Session.open(job_dir if job_dir.exists() else path, fs)
+        opened.close()
+        job = cls(opened.plan, fs=fs)
+        job._job_dir = job_dir
+        return job
+
+    def run(self, progress: Callable[[Progress], None] | None = None, *, repair: bool = False) -> Report:
+        """Start or resume the job and carry it to its end.
+
+        progress: called in this thread after each commit. repair: compute again what was committed and is now damaged
+        or gone. Ctrl-C ends it with all commits kept. Raises JobLockedError where another process runs it,
+        LedgerMismatch where the directory belongs to another job (or the source changed), StoreError, CorruptError,
+        NonFiniteError."""
+        if self._up is None or self._source is None:
+            raise ConfigError("this job was opened to look at; to run it, call backfill as it was called first")
+        return run_job(self.plan, self._source, self._up, self._fs, repair=repair, progress=progress)
+
+    def status(self) -> Status:
+        """Takes no lock and changes nothing."""
+        shards = flagged = 0
+        phase: Phase = "planned"
+        verification, rows = None, 0
+        if (self._job_dir / LEDGER).exists():
+            job = Session.open(self._job_dir, self._fs)
+            job.close()
+            state = job.ledger.state
+            shards, flagged = state.shards, state.flagged
+            rows = sum(self.plan.layout.shard(index).rows for index in job.ledger.done)
+            verification = Verification.from_json(state.verification) if state.verification else None
+            phase = self._phase(job, verification)
+        return Status(
+            phase=phase,
+            rows=rows,
+            total_rows=self.plan.rows,
+            shards=shards,
+            total_shards=self.plan.shards,
+            flagged=flagged,
+            sink=self.plan.sink,
+            job_dir=str(self._job_dir),
+            verification=verification,
+        )
+
+    def verify(
+        self,
+        *,
+        sample_rows: int = 1024,
+        reference: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        k: int = 10,
+        min_overlap: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verification:
+        """Check the finished gallery, and record the outcome, which `cutover` asks for.
+
+        sample_rows: how many rows are computed anew in float64. reference: (rows [m, new_dim], ids [m]), true new
+        embeddings of some rows (ids as in the gallery, row positions where it has none); then overlap@k is measured,
+        and below `min_overlap` the check fails. progress: called with (rows done, rows). Raises VerificationError where
+        a check fails or the job is not complete, JobLockedError, ConfigError, ShapeError."""
+        with session(self._job_dir, self._fs) as job:
+            source = self._source or open_source(dict(job.plan.source), self._fs)
+            return verify_job(
+                job,
+                source,
+                sample_rows=sample_rows,
+                reference=reference,
+                k=k,
+                min_overlap=min_overlap,
+                progress=progress,
+            )
+
+    def cutover(self, live: Place | None = None) -> dict[str, Any]:
+        """Make the upgraded gallery the live one; returns the pointer, whose "space" says which model embeds queries
+        now.
+
+        live: the pointer file (default: `live.json` beside the sink). Again is a no-op. Raises VerificationError where
+        the job is not complete and verified, StoreError where the pointer serves another gallery, JobLockedError.
+        """
+        with session(self._job_dir, self._fs) as job:
+            return cutover_job(job, Path(live).absolute() if live is not None else default_live(job), self._fs)
+
+    def rollback(self) -> dict[str, Any]:
+        """Undo the cutover; returns the pointer that is in force again. Raises VerificationError where the job is not
+        live, StoreError where a later cutover changed the pointer, JobLockedError."""
+        with session(self._job_dir, self._fs) as job:
+            return rollback_job(job, self._fs)
+
+    def _phase(self, job: Session, verification: Verification | None) -> Phase:
+        state = job.ledger.state
+        if is_running(self._job_dir, self._fs):
+            return "running"
+        if not state.published:
+            return "stopped"
+        if state.live is not None and is_live(job, read_live(state.live["pointer"])):
+            return "live"
+        if verification is None:
+            return "complete"
+        return "verified" if verification.passed else "failed verification"
+
+
+def plan_backfill(
+    source: Place | Mapping[str, Place],
+    sink: Place,
+    up: Upgrader | Place | Bundle | ForwardTransform | TransformSpec,
+    *,
+    shard_rows: int | Literal["auto"] = "auto",
+    job_dir: Place | None = None,
+    limit: int | None = None,
+    out_dtype: OutDtype = "float32",
+    nonfinite: Nonfinite = "raise",
+    scale_check: ScaleCheck = "raise",
+    fs: FileSystem = DISK,
+) -> Job:
+    """Lay out a backfill and refuse what cannot work; nothing is written.
+
+    source: a gallery (a .npy file, or a folder of .npy shards in the order of their names), or {"old": ..., "side":
+    ...} where side-information lives apart, with "ids" where those do too. sink: a path that does not exist yet; with
+    .npy at its end one file, else a folder with a file a shard. up: an Upgrader, or what one is made from. shard_rows:
+    rows committed as one ("auto": about 64 MiB of input and output). job_dir: default `<sink>.job`. limit: only the
+    first rows. nonfinite: "raise", or "flag" to write rows with NaN or Inf as zero rows that are counted and listed.
+    scale_check: what to do where the source does not have the scale that h was fitted on.
+
+    Raises ConfigError, ShapeError, DtypeError, SpaceError, StoreError, NonFiniteError; with a sentence each.
+    """
+    options = (shard_rows, limit, out_dtype, nonfinite, scale_check)
+    return _planned(source, sink, up, job_dir, Options(*options), fs, timed=True)
+
+
+def backfill(
+    source: Place | Mapping[str, Place],
+    sink: Place,
+    up: Upgrader | Place | Bundle | ForwardTransform | TransformSpec,
+    *,
+    shard_rows: int | Literal["auto"] = "auto",
+    job_dir: Place | None = None,
+    limit: int | None = None,
+    out_dtype: OutDtype = "float32",
+    nonfinite: Nonfinite = "raise",
+    scale_check: ScaleCheck = "raise",
+    repair: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    fs: FileSystem = DISK,
+) -> Report:
+    """Upgrade a stored gallery; the same call again resumes what was stopped, or reports what is done.
+
+    Options as in `plan_backfill`, `progress` and `repair` as in `Job.run`.
+    """
+    options = (shard_rows, limit, out_dtype, nonfinite, scale_check)
+    job = _planned(source, sink, up, job_dir, Options(*options), fs, timed=False)
+    return job.run(progress, repair=repair)
+
+
+def _planned(
+    source: Place | Mapping[str, Place],
+    sink: Place,
+    up: Any,
+    job_dir: Place | None,
+    options: Options,
+    fs: FileSystem,
+    *,
+    timed: bool,
+) -> Job:
+    opened = open_source(source, fs)
+    sink = Path(os.path.realpath(sink))
+    folder = Path(os.path.realpath(job_dir)) if job_dir is not None else _default_job_dir(sink)
+    upgrader = _upgrader(up)
+    plan = make_plan(opened, sink, folder, upgrader, options, timed=timed)
+    if not (folder / LEDGER).exists():
+        open_sink(sink, plan.layout, "", fs).refuse_existing()
+    return Job(plan, source=opened, up=upgrader, fs=fs)
+
+
+def _default_job_dir(sink: Path) -> Path:
+    return sink.with_name(sink.name + ".job")
+
+
+def _upgrader(up: Any) -> Upgrader:
+    """An upgrader for this job alone, without the scale check of its first rows: the plan checks the whole source."""
+    from fct_fast.upgrader import Upgrader
+
+    # What a backfill writes stays, so it is written in full precision where nobody chose another.
+    own: Upgrader = copy.copy(up) if isinstance(up, Upgrader) else Upgrader(up, device="cpu", precision="fp32")
+    own.scale_check = "off"
+    return own

@@ -1,0 +1,266 @@
+"""The plan of a backfill: everything that is known, and everything that is refused, before a byte is written."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from fct_fast.errors import ConfigError, LedgerMismatch, ShapeError, SpaceError
+from fct_fast.gallery.stores.protocol import Layout, Rows, Source
+from fct_fast.space import SpaceFingerprint, canonical_json
+
+if TYPE_CHECKING:
+    from fct_fast.upgrader import Upgrader
+
+__all__ = ["Nonfinite", "Options", "OutDtype", "Plan", "ScaleCheck", "differences", "make_plan", "mismatch", "spread"]
+
+OutDtype = Literal["float32", "float16"]
+Nonfinite = Literal["raise", "flag"]
+ScaleCheck = Literal["raise", "warn", "off"]
+
+FORMAT = 1
+SHARD_BYTES = 64 << 20  # of a shard's input and output together, where shard_rows is "auto"
+SAMPLE_ROWS = 4096  # looked at by the scale check
+TIMED_ROWS = 1024  # upgraded to estimate the time
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a backfill; see `plan_backfill`. Raises ConfigError for what makes no sense."""
+
+    shard_rows: int | Literal["auto"]
+    limit: int | None
+    out_dtype: OutDtype
+    nonfinite: Nonfinite
+    scale_check: ScaleCheck
+
+    def __post_init__(self) -> None:
+        for name, choices in (("out_dtype", OutDtype), ("nonfinite", Nonfinite), ("scale_check", ScaleCheck)):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, got {value!r:.80}")
+        for name, word in (("shard_rows", "auto"), ("limit", None)):
+            value = getattr(self, name)
+            if value != word and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigError(f"{name} is {word or 'None'} or a whole number from 1 on, got {value!r:.80}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will do.
+
+    source: places by "old", "side", "ids". sink, job_dir: absolute places. rows, shards, shard_rows: how the gallery is
+    cut. bytes_in, bytes_out: read and written. seconds: estimate for the kernel, from a timed sample (0 where it was
+    not timed). level, precision, device: of the kernels that will run. frozen_source: the store cannot tell of changes,
+    so nothing may change the source while the job runs. old_space, new_space: {"model_id", "dim", "normalized",
+    "metric"}, what the serving side must know to ask questions. warnings: what the scale check found and was told to
+    let pass. fields: all that decides the bytes that are written; `key` is their digest."""
+
+    source: dict[str, str]
+    sink: str
+    job_dir: str
+    rows: int
+    old_dim: int
+    side_dim: int
+    new_dim: int
+    ids_dtype: str | None
+    shards: int
+    shard_rows: int
+    out_dtype: OutDtype
+    nonfinite: Nonfinite
+    normalize: bool
+    precision: str
+    device: str
+    level: str
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    frozen_source: bool
+    old_space: dict[str, Any]
+    new_space: dict[str, Any]
+    warnings: list[str]
+    fields: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(canonical_json(self.fields)).hexdigest()
+
+    @property
+    def layout(self) -> Layout:
+        ids = None if self.ids_dtype is None else np.dtype(self.ids_dtype)
+        return Layout(self.rows, self.new_dim, np.dtype(self.out_dtype), ids, self.shard_rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Plan:
+        """The inverse of `to_json`. Raises TypeError where a field is missing or unknown."""
+        return cls(**document)
+
+
+def make_plan(
+    source: Source,
+    sink: Path,
+    job_dir: Path,
+    up: Upgrader,
+    options: Options,
+    *,
+    timed: bool,
+) -> Plan:
+    """Check source, sink and upgrader against each other, and lay out the job. Reads samples of the source only.
+
+    timed: also estimate the time. Raises ConfigError where source and sink are one place, ShapeError for other widths
+    than h's, SpaceError for rows of another space or scale."""
+    for place in (str(sink), str(job_dir)):
+        if source.overlaps(place):
+            raise ConfigError(
+                f"{place} lies in the source, or holds it; the source is never changed, choose another place"
+            )
+    _check_dims(source, up)
+    rows = source.rows if options.limit is None else min(options.limit, source.rows)
+    sample = source.take(spread(rows, SAMPLE_ROWS))
+    found = list(_check_spaces(source, sample, up, options.scale_check))
+    dtype, ids_dtype = np.dtype(options.out_dtype), source.ids_dtype
+    row_bytes = source.row_bytes + up.spec.new_dim * dtype.itemsize
+    shard_rows = max(1, SHARD_BYTES // row_bytes) if options.shard_rows == "auto" else options.shard_rows
+    layout = Layout(rows, up.spec.new_dim, dtype, ids_dtype, shard_rows)
+    fields = {
+        "format": FORMAT,
+        "bundle": up.digest,
+        "source": source.identity(),
+        "sink": str(sink),
+        "limit": options.limit,
+        "shard_rows": shard_rows,
+        "out_dtype": options.out_dtype,
+        "nonfinite": options.nonfinite,
+        "precision": up.precision,
+        "device": up.device,
+        "level": up.level,
+        "kernel_version": up.kernel_version,
+    }
+    return Plan(
+        source=dict(source.places),
+        sink=str(sink),
+        job_dir=str(job_dir),
+        rows=rows,
+        old_dim=up.spec.old_dim,
+        side_dim=up.spec.side_dim,
+        new_dim=up.spec.new_dim,
+        ids_dtype=None if ids_dtype is None else ids_dtype.str,
+        shards=layout.shards,
+        shard_rows=shard_rows,
+        out_dtype=options.out_dtype,
+        nonfinite=options.nonfinite,
+        normalize=up.spec.normalize,
+        precision=up.precision,
+        device=up.device,
+        level=up.level,
+        bytes_in=rows * source.row_bytes,
+        bytes_out=rows * layout.row_bytes,
+        seconds=_timed(sample, up) * rows if timed else 0.0,
+        frozen_source=not source.capabilities.snapshot,
+        old_space=_named(source.spaces.get("old") or up.spaces.get("old"), up.spec.old_dim, None),
+        new_space=_named(up.spaces.get("new"), up.spec.new_dim, up.spec.normalize),
+        warnings=found,
+        fields=fields,
+    )
+
+
+def spread(rows: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """At most `count` evenly spaced positions of `rows`, the first and the last among them."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, count)).astype(np.int64))
+
+
+def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields of two jobs that differ, nested ones by a joined name."""
+    flat = [dict(_flat("", fields)) for fields in (recorded, wanted)]
+    names = sorted(flat[0].keys() | flat[1].keys())
+    return {n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)}
+
+
+def mismatch(job_dir: str, differing: dict[str, tuple[Any, Any]]) -> LedgerMismatch:
+    """The error for a job directory whose job differs from the one that is asked for."""
+    shown = [f"{name} was {_brief(was)} and is {_brief(now)}" for name, (was, now) in list(differing.items())[:3]]
+    more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return LedgerMismatch(
+        f"{job_dir} belongs to another job: {', '.join(shown)}{more}; repeat that job's inputs and options to "
+        f"resume it, "
+        f"or choose another sink and job directory"
+    )
+
+
+def _named(space: SpaceFingerprint | None, dim: int, normalized: bool | None) -> dict[str, Any]:
+    """The part of a fingerprint that names the space; without one, what is known all the same."""
+    if normalized is None and space is not None:
+        normalized = space.normalized
+    model_id, metric = (space.model_id, space.metric) if space is not None else ("", "cosine")
+    return {"model_id": model_id, "dim": dim, "normalized": normalized, "metric": metric}
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{prefix} {name}".strip(), inner)
+    else:
+        yield prefix, value
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _check_dims(source: Source, up: Upgrader) -> None:
+    wanted = {"old": up.spec.old_dim} | ({"side": up.spec.side_dim} if up.spec.side_dim else {})
+    if "side" in wanted and "side" not in source.dims:
+        raise ShapeError(
+            f"this transform needs side-information of {up.spec.side_dim} values a row; give the source as "
+            f"{{'old': ..., 'side': ...}}"
+        )
+    if "side" in source.dims and "side" not in wanted:
+        raise ShapeError(f"this transform takes no side-information; leave out {source.places['side']}")
+    for name, dim in wanted.items():
+        if source.dims[name] != dim:
+            raise ShapeError(
+                f"{source.places[name]} has rows of {source.dims[name]} values, but this transform reads {name} rows "
+                f"of {dim}; check that bundle and gallery belong together"
+            )
+
+
+def _check_spaces(source: Source, sample: Rows, up: Upgrader, scale_check: ScaleCheck) -> Iterator[str]:
+    """What the scale check lets pass with a warning; raises SpaceError for the rest."""
+    for name, space in source.spaces.items():
+        conflict = up.spaces[name].conflict(space) if name in up.spaces else None
+        if conflict:
+            raise SpaceError(
+                f"{source.places[name]} is not of the space that this transform reads as {name}: {conflict}"
+            )
+    if scale_check == "off":
+        return
+    for name, rows in (("old", sample.old), ("side", sample.side)):
+        if rows is None or name not in up.spaces:
+            continue
+        sentence = up.spaces[name].mismatch(rows, f"{name} ({source.places[name]})")
+        if sentence and scale_check == "raise":
+            raise SpaceError(sentence)
+        if sentence:
+            warnings.warn(sentence, stacklevel=4)
+            yield sentence
+
+
+def _timed(sample: Rows, up: Upgrader) -> float:
+    """Seconds a row, from the second of two calls on a few rows."""
+    old = sample.old[:TIMED_ROWS]
+    side = None if sample.side is None else sample.side[:TIMED_ROWS]
+    up(old, side, nonfinite="flag")
+    start = time.perf_counter()
+    up(old, side, nonfinite="flag")
+    return (time.perf_counter() - start) / len(old)
