@@ -150,4 +150,6 @@ def _check_k(k: int, n: int) -> None:
     if n == 0:
         raise ShapeError("the gallery is empty, so there is nothing to search")
     if not 1 <= k <= min(n, MAX_K):
-        raise ShapeError(f"k is {k}; it must be from 1 to {min(n, MAX_K)} (the gallery has {n} rows, k goes up to {MAX_K})")
+        raise ShapeError(
+            f"k is {k}; it must be from 1 to {min(n, MAX_K)} (the gallery has {n} rows, k goes up to {MAX_K})"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,9 +58,13 @@ class Upgrader:
         level: str | None = None,
     ) -> None:
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is not available: this version computes on the CPU; use device='auto'")
+            raise DeviceError(
+                f"device {device!r} is not available: this version computes on the CPU; use device='auto'"
+            )
         if precision not in ("auto", "fp32"):
-            raise ConfigError(f"precision {precision!r} is not available: this version has 'fp32'; use 'auto' or 'fp32'")
+            raise ConfigError(
+                f"precision {precision!r} is not available: this version has 'fp32'; use 'auto' or 'fp32'"
+            )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; use a number from 1 up, or None for all cores")
         if scale_check not in ("raise", "warn", "off"):
@@ -73,7 +78,8 @@ class Upgrader:
         self.level = resolve_level(level)
         self.kernel_version = KERNEL_VERSION
         self._packed = pack_spec(self.spec)
-        self._packed_tensor: Any = None
+        # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
+        self._packed_tensor: Any = _as_tensor(self._packed) if "torch" in sys.modules else None
         self._rows_checked = 0
         self.digest = digest or hashlib.sha256(self._packed.tobytes()).hexdigest()
 
@@ -150,7 +156,9 @@ class Upgrader:
             if side.shape[0] != old.shape[0]:
                 raise ShapeError(f"old has {old.shape[0]} rows and side has {side.shape[0]}; row i of both is one item")
             if is_torch(side) != is_torch(old):
-                raise DtypeError("old and side are of two libraries; pass both as numpy arrays or both as torch tensors")
+                raise DtypeError(
+                    "old and side are of two libraries; pass both as numpy arrays or both as torch tensors"
+                )
         if self.scale_check != "off" and self._rows_checked < _ROWS_TO_CHECK and not _is_traced(old):
             self._check_scale(old, side)
         return old, side
@@ -194,24 +202,22 @@ class Upgrader:
     def _run_torch(
         self, old: Any, side: Any, out_dtype: Any, nonfinite: str, return_uncertainty: bool
     ) -> tuple[Any, Any, Any]:
-        import torch
-
         from fct_fast.kernels import ops
 
         if self._packed_tensor is None:
-            self._packed_tensor = torch.from_numpy(self._packed)
-        dtype = _torch_dtype(out_dtype)
-        return ops.upgrade(  # type: ignore[no-any-return]
+            self._packed_tensor = _as_tensor(self._packed)
+        result: tuple[Any, Any, Any] = ops.upgrade(
             self._packed_tensor,
             old,
             side,
             self.new_dim,
-            dtype,
+            _torch_dtype(out_dtype),
             return_uncertainty,
             nonfinite == "raise",
             self.level,
             self.threads,
         )
+        return result
 
     def __repr__(self) -> str:
         return (
@@ -235,6 +241,12 @@ def _resolve(source: Any) -> tuple[TransformSpec, Mapping[str, SpaceFingerprint]
     )
 
 
+def _as_tensor(packed: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(packed)
+
+
 def _is_traced(x: Any) -> bool:
     """Under torch.compile or torch.export there are no values to look at."""
     if not is_torch(x):
@@ -245,7 +257,11 @@ def _is_traced(x: Any) -> bool:
 
 
 def _numpy_dtype(out_dtype: Any) -> Any:
-    name = "float32" if out_dtype is None else str(np.dtype(out_dtype).name if not _is_torch_dtype(out_dtype) else out_dtype)
+    name = (
+        "float32"
+        if out_dtype is None
+        else str(np.dtype(out_dtype).name if not _is_torch_dtype(out_dtype) else out_dtype)
+    )
     name = name.removeprefix("torch.")
     if name not in ("float32", "float16"):
         raise DtypeError(f"out_dtype is {name}; numpy output is float32 or float16")

@@ -58,8 +58,7 @@ def _neighbours(
     queries: Any, gallery: Any, depth: int, k: int, own: bool, metric: Any, threads: int | None
 ) -> npt.NDArray[np.int64]:
     """Row numbers of the k nearest, [nq, k]; with `own`, row i is left out of the neighbours of query i."""
-    _, ids = topk(queries, gallery, depth, metric=metric, threads=threads)
-    ids = np.asarray(ids)
+    ids: npt.NDArray[np.int64] = np.asarray(topk(queries, gallery, depth, metric=metric, threads=threads)[1])
     if not own:
         return ids
     others = ids != np.arange(ids.shape[0])[:, None]

@@ -119,12 +119,16 @@ class _Classes:
         stored = wanted if gallery_labels is None else _labels("gallery_labels", gallery_labels, rows)
         self.exclude_self = (gallery_labels is None) if exclude_self == "auto" else bool(exclude_self)
         if self.exclude_self and queries > rows:
-            raise ShapeError(f"exclude_self says that query i is gallery row i, but there are {queries} queries and {rows} rows")
+            raise ShapeError(
+                f"exclude_self says that query i is gallery row i, but there are {queries} queries and {rows} rows"
+            )
         names, numbers = np.unique(stored, return_inverse=True)
         place = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
         self.query_classes: I64 = np.where(names[place] == wanted, place, -1).astype(np.int64)
         self.class_rows: I64 = np.argsort(numbers, kind="stable").astype(np.int64)
-        self.class_starts: I64 = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(names)))]).astype(np.int64)
+        self.class_starts: I64 = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(names)))]).astype(
+            np.int64
+        )
 
     def arguments(self) -> tuple[I64, I64, I64, bool]:
         return self.query_classes, self.class_starts, self.class_rows, self.exclude_self

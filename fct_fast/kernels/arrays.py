@@ -43,7 +43,9 @@ def as_rows(x: Any, name: str, dim: int | None = None) -> Any:
             raise DtypeError(f"{name} is on {x.device}; this version computes on the CPU, so pass {name}.cpu()")
         return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
     if x.dtype.name not in _WIDTHS or not x.dtype.isnative:
-        raise DtypeError(f"{name} has dtype {x.dtype}; use float32 or float16 (bfloat16 through torch), native byte order")
+        raise DtypeError(
+            f"{name} has dtype {x.dtype}; use float32 or float16 (bfloat16 through torch), native byte order"
+        )
     return x if x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0 else np.ascontiguousarray(x)
 
 

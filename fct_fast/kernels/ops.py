@@ -34,9 +34,7 @@ def upgrade(
     new = torch.empty((rows, new_dim), dtype=out_dtype)
     s = torch.empty(rows if uncertainty else 0)
     status = torch.empty(rows, dtype=torch.uint8)
-    native().upgrade(
-        packed, level, old, side, new, s if uncertainty else None, status, threads or usable_threads(None)
-    )
+    native().upgrade(packed, level, old, side, new, s if uncertainty else None, status, threads or usable_threads(None))
     if raise_nonfinite:
         check_status(status.numpy())
     return new, s, status != 0

@@ -23,4 +23,6 @@ def check_status(status: npt.NDArray[np.uint8], first_row: int = 0) -> None:
             f"row {row} is finite but its upgraded embedding overflows float32; "
             f'check the scale of the input, or pass nonfinite="flag" to get a zero row'
         )
-    raise NonFiniteError(f'row {row} of old or side holds NaN or Inf; clean it, or pass nonfinite="flag" to get a zero row')
+    raise NonFiniteError(
+        f'row {row} of old or side holds NaN or Inf; clean it, or pass nonfinite="flag" to get a zero row'
+    )
