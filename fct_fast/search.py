@@ -36,7 +36,8 @@ class PreparedGallery:
 def prepare_gallery(gallery: Any, metric: Metric = "cosine", threads: int | None = None) -> PreparedGallery:
     """Pack gallery [n, dim] (float32, float16 or bfloat16) for `topk` calls with the same metric.
 
-    Saves the packing, which is most of the work where a call has few queries. Raises ShapeError, DtypeError, ConfigError.
+    Saves the packing, which is most of the work where a call has few queries. Raises ShapeError, DtypeError,
+    ConfigError.
     """
     _check_metric(metric)
     rows = as_rows(gallery, "gallery")
@@ -59,8 +60,9 @@ def topk(
     """The k nearest gallery rows of each query, exactly.
 
     queries [nq, dim], gallery [n, dim] or a PreparedGallery -> scores float32 [nq, k], ids int64 [nq, k] (row numbers),
-    best first, equal scores by lower id, NaN last. metric "cosine" and "ip": higher is better; "l2": squared distance, lower
-    is better. A row of zero norm has cosine 0. torch in, torch out. The bits of a score do not depend on batch or threads.
+    best first, equal scores by lower id, NaN last. metric "cosine" and "ip": higher is better; "l2": squared distance,
+    lower is better. A row of zero norm has cosine 0. torch in, torch out. The bits of a score do not depend on batch or
+    threads.
     Raises ShapeError (dims; k outside 1 .. min(n, 2048)), DtypeError, ConfigError, DeviceError.
     """
     _check_metric(metric)
@@ -78,7 +80,8 @@ def topk(
         n, dim = (int(x) for x in rows.shape)
     if query_rows.shape[1] != dim:
         raise ShapeError(
-            f"queries have {query_rows.shape[1]} dimensions and the gallery has {dim}; they must be embeddings of one space"
+            f"queries have {query_rows.shape[1]} dimensions and the gallery has {dim}; "
+            f"they must be embeddings of one space"
         )
     _check_k(k, n)
     merge = _Merge(query_rows, k, metric, usable_threads(threads))

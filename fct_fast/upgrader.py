@@ -37,13 +37,13 @@ class Upgrader:
 
     source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
     device: "auto" or "cpu". precision: "auto" or "fp32" (fp32 within 2e-6 of float64, norm-wise).
-    threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's best.
-    calibration: (old, side) rows for int8 scales; not used by fp32.
+    threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's
+    best. calibration: (old, side) rows for int8 scales; not used by fp32.
     scale_check: what to do where rows do not have the scale that h was fitted on; applies where the source carries
     the statistics of its spaces.
 
-    Safe to call from several threads; releases the GIL; Ctrl-C ends a call within 0.2 s. A row's bits depend on the row,
-    the weights and the CPU level only.
+    Safe to call from several threads; releases the GIL; Ctrl-C ends a call within 0.2 s. A row's bits depend on the
+    row, the weights and the CPU level only.
     Raises BundleError, ConfigError, DeviceError.
     """
 
@@ -96,7 +96,7 @@ class Upgrader:
         return self.spec.new_dim
 
     def at_level(self, level: str) -> Upgrader:
-        """The same transform at another CPU level; shares the weights. Raises DeviceError where the machine lacks it."""
+        """The same transform at another CPU level, sharing the weights; DeviceError where the machine lacks it."""
         other = object.__new__(Upgrader)
         other.__dict__.update(self.__dict__, level=resolve_level(level))
         return other
@@ -111,12 +111,13 @@ class Upgrader:
         nonfinite: Literal["raise", "flag"] = "raise",
         return_uncertainty: bool = False,
     ) -> Any:
-        """old [n, old_dim], side [n, side_dim] -> new [n, new_dim], float32 or `out_dtype` (float16, bfloat16 for torch).
+        """old [n, old_dim], side [n, side_dim] -> new [n, new_dim], float32 or `out_dtype` (float16, bfloat16 for
+        torch).
 
-        Inputs: float32, float16 or bfloat16; numpy, torch on the CPU, or anything with DLPack; torch in, torch out, else
-        numpy. out: receives the rows and is returned. nonfinite="flag" returns (new, bad): rows with NaN, Inf, overflow
-        or zero norm are zero rows, bad is bool [n]; "raise" raises for all but the last. return_uncertainty adds
-        s, float32 [n], after new.
+        Inputs: float32, float16 or bfloat16; numpy, torch on the CPU, or anything with DLPack; torch in, torch out,
+        else numpy. out: receives the rows and is returned. nonfinite="flag" returns (new, bad): rows with NaN, Inf,
+        overflow or zero norm are zero rows, bad is bool [n]; "raise" raises for all but the last. return_uncertainty
+        adds s, float32 [n], after new.
         Raises ShapeError, DtypeError, NonFiniteError (first bad row), SpaceError (scale).
         """
         old, side = self._checked_inputs(old, side)
@@ -221,8 +222,8 @@ class Upgrader:
 
     def __repr__(self) -> str:
         return (
-            f"Upgrader(old_dim={self.old_dim}, side_dim={self.side_dim}, new_dim={self.new_dim}, device={self.device!r}, "
-            f"precision={self.precision!r}, level={self.level!r}, threads={self.threads})"
+            f"Upgrader(old_dim={self.old_dim}, side_dim={self.side_dim}, new_dim={self.new_dim}, "
+            f"device={self.device!r}, precision={self.precision!r}, level={self.level!r}, threads={self.threads})"
         )
 
 

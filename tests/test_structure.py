@@ -150,4 +150,4 @@ def test_every_error_is_an_fct_error() -> None:
 def test_no_fast_math_anywhere() -> None:
     for path in [ROOT / "CMakeLists.txt", *ROOT.glob("csrc/**/*.?pp"), *ROOT.glob("tests/csrc/CMakeLists.txt")]:
         text = re.sub(r"(#|//).*", "", path.read_text())
-        assert "fast-math" not in text and "Ofast" not in text, path
+        assert not re.search("fast-math|Ofast", text), path

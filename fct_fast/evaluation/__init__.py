@@ -1,4 +1,5 @@
-"""Judging a space: exact retrieval metrics with labels (`evaluate`), and agreement with the new space without (`overlap`)."""
+"""Judging a space: exact retrieval metrics with labels (`evaluate`), and agreement with the new space without
+(`overlap`)."""
 
 from fct_fast.evaluation.overlap import Overlap, overlap
 from fct_fast.evaluation.rank import Evaluation, evaluate, rank_scores

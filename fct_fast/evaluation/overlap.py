@@ -37,9 +37,9 @@ def overlap(
 ) -> Overlap:
     """Rows i of `upgraded` and `new` [n, dim] are one item, upgraded and truly re-embedded.
 
-    For each query, its k nearest rows of `new` are the truth; the result is the share of them among its k nearest rows of
-    `upgraded`. queries [nq, dim] are embeddings of the new model; by default the rows of `new` themselves, each left out
-    of its own neighbours. Raises ShapeError, DtypeError, ConfigError.
+    For each query, its k nearest rows of `new` are the truth; the result is the share of them among its k nearest rows
+    of `upgraded`. queries [nq, dim] are embeddings of the new model; by default the rows of `new` themselves, each left
+    out of its own neighbours. Raises ShapeError, DtypeError, ConfigError.
     """
     upgraded, new = as_rows(upgraded, "upgraded"), as_rows(new, "new")
     if tuple(upgraded.shape) != tuple(new.shape):
@@ -63,4 +63,5 @@ def _neighbours(
         return ids
     others = ids != np.arange(ids.shape[0])[:, None]
     others[others.all(axis=1), -1] = False  # the row itself was not among them: the last one goes instead
-    return ids[others].reshape(-1, k)
+    nearest: npt.NDArray[np.int64] = ids[others].reshape(-1, k)
+    return nearest

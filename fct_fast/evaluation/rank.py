@@ -53,11 +53,12 @@ def evaluate(
     k: Sequence[int] = (1, 5),
     threads: int | None = None,
 ) -> Evaluation:
-    """Rank the whole gallery for each query: queries [nq, dim], gallery [n, dim], labels [nq] and [n] (integers or text).
+    """Rank the whole gallery for each query: queries [nq, dim], gallery [n, dim], labels [nq] and [n] (integers or
+    text).
 
-    exclude_self: True = query i is gallery row i and is left out; False; "auto" = True where no gallery_labels are given,
-    in which case the gallery has the queries' labels. Memory: one float32 copy of the gallery and a strip of scores
-    a thread, never all scores.
+    exclude_self: True = query i is gallery row i and is left out; False; "auto" = True where no gallery_labels are
+    given, in which case the gallery has the queries' labels. Memory: one float32 copy of the gallery and a strip of
+    scores a thread, never all scores.
     Raises ShapeError, DtypeError, ConfigError, NonFiniteError (first row with NaN or Inf).
     """
     if metric not in ("cosine", "ip", "l2"):
@@ -114,7 +115,7 @@ class _Classes:
         wanted = _labels("query_labels", query_labels, queries)
         if gallery_labels is None and queries != rows:
             raise ShapeError(
-                f"without gallery_labels the gallery is the queries' own, but there are {queries} queries and {rows} rows"
+                f"without gallery_labels the gallery is the queries' own, but there are {queries} queries, {rows} rows"
             )
         stored = wanted if gallery_labels is None else _labels("gallery_labels", gallery_labels, rows)
         self.exclude_self = (gallery_labels is None) if exclude_self == "auto" else bool(exclude_self)

@@ -17,7 +17,8 @@ from fct_fast.errors import DeviceError
 
 __all__ = ["KERNEL_VERSION", "capabilities", "native", "resolve_level", "usable_threads"]
 
-# Raised when a change of a kernel changes the bits of any result: a job that was begun with another version is not resumed.
+# Raised when a change of a kernel changes the bits of any result: a job that was begun with another version is not
+# resumed.
 KERNEL_VERSION = 1
 
 
@@ -28,7 +29,7 @@ def native() -> ModuleType:
         return importlib.import_module("fct_fast.kernels._native")
     except ImportError as error:
         raise DeviceError(
-            f"the compiled kernels of fct_fast do not load ({error}); reinstall fct-fast, or in a checkout run `make build`"
+            f"the compiled kernels of fct_fast do not load ({error}); reinstall fct-fast, or run `make build`"
         ) from error
 
 
