@@ -35,8 +35,8 @@ CREATE TABLE job (
     id INTEGER PRIMARY KEY CHECK (id = 1), plan TEXT NOT NULL, state TEXT NOT NULL, sha256 BLOB NOT NULL
 );
 CREATE TABLE shard (
-    seq INTEGER PRIMARY KEY, shard INTEGER NOT NULL UNIQUE, vectors BLOB NOT NULL, ids BLOB NOT NULL,
-    flagged BLOB NOT NULL, chain BLOB NOT NULL
+    seq INTEGER PRIMARY KEY, shard INTEGER NOT NULL, vectors BLOB NOT NULL, ids BLOB NOT NULL, flagged BLOB NOT NULL,
+    chain BLOB NOT NULL
 );
 """
 
@@ -69,13 +69,13 @@ class State:
 
 @dataclass
 class Ledger:
-    """An open ledger. One thread at a time."""
+    """An open ledger. One thread at a time. done: committed shard -> number of its row."""
 
     path: Path
     connection: sqlite3.Connection
     plan: dict[str, Any]
     state: State
-    done: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def create(cls, path: Path, plan: dict[str, Any], fs: FileSystem) -> Ledger:
@@ -92,6 +92,7 @@ class Ledger:
                 connection.execute("COMMIT")
             finally:
                 connection.close()
+        fs.remove(temp.with_name(temp.name + "-journal"))
         fs.publish(temp, path)
         return cls.open(path)
 
@@ -112,6 +113,10 @@ class Ledger:
 
     def commit(self, record: Record) -> None:
         """Make one shard done. When this returns, a power cut no longer undoes it."""
+        if record.shard in self.done:
+            raise CorruptError(
+                f"shard {record.shard} is committed already in the ledger {self.path}; run no job twice at once"
+            )
         blob = zlib.compress(np.diff(record.flagged, prepend=0).astype("<i8").tobytes()) if len(record.flagged) else b""
         row = (record.shard, record.digests.vectors, record.digests.ids, blob)
         chain = _link(self.state.chain, row)
@@ -125,7 +130,7 @@ class Ledger:
             self.connection.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?)", (state.shards, *row, chain))
             self._store(state)
         self.state = state
-        self.done.add(record.shard)
+        self.done[record.shard] = state.shards
 
     def note(self, **changes: Any) -> None:
         """Change fields of the state, durably."""
@@ -136,9 +141,13 @@ class Ledger:
 
     def record(self, shard: int) -> Record:
         """What was recorded of a shard that is done."""
+        seq = self.done[shard]
         with _translated(self.path):
-            query = "SELECT vectors, ids, flagged FROM shard WHERE shard = ?"
-            vectors, ids, blob = self.connection.execute(query, (shard,)).fetchone()
+            query = "SELECT * FROM shard WHERE seq BETWEEN ? AND ? ORDER BY seq"
+            *before, (_, *row, chain) = self.connection.execute(query, (seq - 1, seq)).fetchall()
+            if row[0] != shard or _link(before[0][-1].hex() if before else "", tuple(row)) != chain:
+                raise ValueError(f"row {seq} is damaged")
+            _, vectors, ids, blob = row
             deltas = np.frombuffer(zlib.decompress(blob), "<i8") if blob else np.zeros(0, np.int64)
             return Record(shard, Digests(vectors, ids), np.cumsum(deltas, dtype=np.int64))
 
@@ -174,17 +183,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _read(connection: sqlite3.Connection) -> tuple[dict[str, Any], State, set[int]]:
+def _read(connection: sqlite3.Connection) -> tuple[dict[str, Any], State, dict[int, int]]:
     rows = connection.execute("SELECT plan, state, sha256 FROM job").fetchall()
     if len(rows) != 1 or _sha(*rows[0][:2]) != rows[0][2]:
         raise ValueError("the job's row is damaged")
     state = State(**json.loads(rows[0][1]))
-    chain, done = "", set()
+    chain, done = "", dict[int, int]()
     for number, (seq, *row, link) in enumerate(connection.execute("SELECT * FROM shard ORDER BY seq"), 1):
-        if seq != number or _link(chain, tuple(row)) != link:
+        if seq != number or row[0] in done or _link(chain, tuple(row)) != link:
             raise ValueError(f"row {number} is damaged")
         chain = link.hex()
-        done.add(row[0])
+        done[row[0]] = seq
     if (state.shards, state.chain) != (len(done), chain):
         raise ValueError(f"{state.shards} shards were committed, {len(done)} rows are there")
     return json.loads(rows[0][0]), state, done

@@ -34,7 +34,7 @@ HEADROOM = 16 << 20  # bytes for the ledger and the bundle, beside the rows
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running job is. rows, shards: committed, those of earlier runs too; done: rows of this run, in `seconds`."""
+    """Where a running job is. rows, shards: committed, also by earlier runs; done: rows of this run, in `seconds`."""
 
     rows: int
     total_rows: int
