@@ -15,7 +15,7 @@ constexpr int64_t kPanelWidth = 16;
 
 // Sums over depth are cut into runs of this length, each summed in order and added to the total in order: the error
 // of one long fp32 chain would pass the numeric contract on wide layers.
-constexpr int64_t kDepthRun = 256;
+constexpr int64_t kDepthRun = 128;
 
 enum class Product : int32_t {
   dot = 0,             // y = sum_k x_k w_k

@@ -65,6 +65,7 @@ def test_the_largest_tile_keeps_its_sums_in_registers(level: str, sums: int, reg
     ).stdout
     loops = [body for body in inner_loops(text) if sum("vfmadd" in line for line in body) == sums]
     assert loops, f"no loop with {sums} fused multiply-adds"
+    assert "prefetch" in text, "the compiler dropped the prefetches"
     for body in loops:
         stack = [line for line in body if register in line and re.search(r"\(%r[sb]p", line)]
         assert not stack, stack
