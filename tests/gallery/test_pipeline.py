@@ -64,8 +64,7 @@ def test_the_first_error_ends_it(step: str, at: int) -> None:
     trace = Trace(step, at)
     done: list[int] = []
     with pytest.raises(OSError, match=f"{step} {at}"):
-        for item in trace.run(20):
-            done.append(item)
+        done.extend(trace.run(20))
     assert trace.ended["write"] == list(range(len(trace.ended["write"])))
     assert len(trace.begun["write"]) <= at + 1
     assert done == list(range(len(done)))

@@ -223,7 +223,7 @@ def test_every_changed_byte_changes_the_digest_or_is_an_error(
     state = sink.state()
     good = [sink.load(layout.shard(index)).digests for index in range(layout.shards)]
     rng = np.random.default_rng(0)
-    files = [f for f in ([tmp_path / case.sink] if "." in case.sink else sorted((tmp_path / case.sink).iterdir()))]
+    files = [tmp_path / case.sink] if "." in case.sink else sorted((tmp_path / case.sink).iterdir())
     for file in files:
         data = file.read_bytes()
         for position in [0, 9, 60, 127, 128, len(data) - 1, *rng.integers(0, len(data), 12).tolist()]:

@@ -142,6 +142,9 @@ def _check_new(plan: Plan, job_dir: Path, fs: FileSystem) -> None:
 
 
 def _create(plan: Plan, up: Upgrader, job_dir: Path, fs: FileSystem) -> None:
+    for path in job_dir.iterdir():
+        if path.name.startswith(f".{BUNDLE}."):  # of a start that was killed
+            fs.remove(path)
     bundle = write_bundle(job_dir / BUNDLE, spec=up.spec, spaces=up.spaces)
     recorded = {"plan": plan.to_json(), "token": secrets.token_hex(4), "bundle": bundle.digest}
     Ledger.create(job_dir / LEDGER, recorded, fs).close()
