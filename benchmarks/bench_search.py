@@ -1,0 +1,54 @@
+"""topk beside faiss-cpu's exact index and torch's matmul + topk in chunks."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import torch
+
+from benchmarks.harness import Record, interleave
+from fct_fast import prepare_gallery, topk
+from fct_fast.kernels import usable_threads
+
+
+def torch_topk(queries: torch.Tensor, gallery: torch.Tensor, k: int, chunk: int = 32768) -> torch.Tensor:
+    """Chunked, so that the score matrix stays small; candidates of all chunks are merged at the end."""
+    scores, ids = [], []
+    for start in range(0, len(gallery), chunk):
+        values, places = torch.topk(queries @ gallery[start : start + chunk].T, k)
+        scores.append(values)
+        ids.append(places + start)
+    best = torch.topk(torch.cat(scores, 1), k).indices
+    return torch.gather(torch.cat(ids, 1), 1, best)
+
+
+def search_record(nq: int, n: int, dim: int, k: int) -> Record:
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.standard_normal((rows, dim), dtype=np.float32) for rows in (nq, n))
+    faiss.omp_set_num_threads(usable_threads(None))
+    index = faiss.IndexFlatIP(dim)
+    index.add(gallery)
+    prepared = prepare_gallery(gallery, "ip")
+    tensors = torch.from_numpy(queries), torch.from_numpy(gallery)
+    assert (topk(queries, gallery, k, metric="ip")[1] == index.search(queries, k)[1]).mean() > 0.999
+    record = Record(f"topk fp32, {nq} queries x {n} x {dim}, k = {k}", {"threads": usable_threads(None)})
+    record.timings = interleave(
+        {
+            "fct_fast": lambda: topk(queries, gallery, k, metric="ip"),
+            "fct_fast, prepared": lambda: topk(queries, prepared, k, metric="ip"),
+            "faiss-cpu IndexFlatIP": lambda: index.search(queries, k),
+            "torch matmul + topk": lambda: torch_topk(*tensors, k),
+        },
+        rounds=3,
+    )
+    median = {name: timing.median_s for name, timing in record.timings.items()}
+    record.figures = {
+        "GFLOP/s": 2 * nq * n * dim / median["fct_fast"] / 1e9,
+        "times faiss-cpu": median["faiss-cpu IndexFlatIP"] / median["fct_fast"],
+        "times torch": median["torch matmul + topk"] / median["fct_fast"],
+    }
+    return record
+
+
+def records() -> list[Record]:
+    return [search_record(nq, 500_000, 128, k) for nq, k in ((1, 10), (16, 100), (256, 10), (256, 1000))]
