@@ -42,7 +42,7 @@ def time_upgrade(
     old: npt.NDArray[np.float32],
     side: npt.NDArray[np.float32] | None,
     *,
-    rows: int = 65536,
+    rows: int = 32768,
     rounds: int = 5,
 ) -> tuple[float, float]:
     """Rows per second of (the kernel, torch), each the best of `rounds`, taken in turns.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pytorch_metric_learning.losses import SupConLoss
 from torch import Tensor, nn
 
 from fct_fast.data.views import Views
@@ -43,6 +42,8 @@ def nt_xent(temperature: float) -> nn.Module:
     on the [2n, 2n] similarities; its NTXentLoss pairs each positive with every negative pair of the batch, which takes
     [2n, 4n^2] numbers: 50 times slower at n = 256, for the same value.
     """
+    from pytorch_metric_learning.losses import SupConLoss  # brings scipy.stats: a second that only this loss needs
+
     loss: nn.Module = SupConLoss(temperature)
     return loss
 
