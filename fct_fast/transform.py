@@ -119,16 +119,18 @@ class ForwardTransform(nn.Module):
         """
         h = cls.__new__(cls)
         nn.Module.__init__(h)
-        h._build(
-            spec.old_dim,
-            spec.side_dim,
-            spec.new_dim,
-            spec.normalize,
-            spec.uncertainty,
-            tuple(branch.input for branch in spec.branches),
-            [[(layer.out_dim, layer.in_dim) for layer in branch.layers] for branch in spec.branches],
-            [(layer.out_dim, layer.in_dim) for layer in spec.trunk],
-        )
+        with torch.device("meta"):  # no random weights that would be overwritten, and no use of the random state
+            h._build(
+                spec.old_dim,
+                spec.side_dim,
+                spec.new_dim,
+                spec.normalize,
+                spec.uncertainty,
+                tuple(branch.input for branch in spec.branches),
+                [[(layer.out_dim, layer.in_dim) for layer in branch.layers] for branch in spec.branches],
+                [(layer.out_dim, layer.in_dim) for layer in spec.trunk],
+            )
+        h.to_empty(device="cpu")
         for branch, module in zip(spec.branches, h.branches, strict=True):
             for layer, hidden in zip(branch.layers, module.children(), strict=True):
                 _load_folded(hidden, layer)
@@ -188,6 +190,7 @@ def _load_folded(module: nn.Module, layer: Layer) -> None:
             return
         assert isinstance(module, _Hidden)
         module.relu = layer.relu
+        module.norm.reset_parameters()
         module.norm.eps = 0.0  # running_var is 1, so that folding again multiplies by exactly 1
         module.linear.weight.copy_(torch.from_numpy(layer.weight))
         module.norm.bias.copy_(torch.from_numpy(layer.bias))
