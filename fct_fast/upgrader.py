@@ -36,7 +36,8 @@ class Upgrader:
     """h ready to run: `up(old, side)` gives rows of the new space.
 
     source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
-    device: "auto" or "cpu". precision: "auto" or "fp32" (fp32 within 2e-6 of float64, norm-wise).
+    device: "auto" or "cpu". precision: "fp32" (within 2e-6 of float64, norm-wise), "bf16" (within 1e-2, on machines
+    with AVX-512 BF16), or "auto": fp32.
     threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's
     best. calibration: (old, side) rows for int8 scales; not used by fp32.
     scale_check: what to do where rows do not have the scale that h was fitted on; applies where the source carries
@@ -61,10 +62,8 @@ class Upgrader:
             raise DeviceError(
                 f"device {device!r} is not available: this version computes on the CPU; use device='auto'"
             )
-        if precision not in ("auto", "fp32"):
-            raise ConfigError(
-                f"precision {precision!r} is not available: this version has 'fp32'; use 'auto' or 'fp32'"
-            )
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"precision is {precision!r}; use 'auto', 'fp32' or 'bf16'")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; use a number from 1 up, or None for all cores")
         if scale_check not in ("raise", "warn", "off"):
@@ -72,12 +71,12 @@ class Upgrader:
         del calibration  # int8 is not in this version, and fp32 has no scales to set
         self.spec, self.spaces, digest = _resolve(source)
         self.device = "cpu"
-        self.precision = "fp32"
+        self.precision = "fp32" if precision == "auto" else precision
         self.threads = usable_threads(threads)
         self.scale_check: ScaleCheck = scale_check
-        self.level = resolve_level(level)
+        self.level = self._usable_level(level)
         self.kernel_version = KERNEL_VERSION
-        self._packed = pack_spec(self.spec)
+        self._packed = pack_spec(self.spec, self.precision)
         # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
         self._packed_tensor: Any = _as_tensor(self._packed) if "torch" in sys.modules else None
         self._rows_checked = 0
@@ -98,8 +97,14 @@ class Upgrader:
     def at_level(self, level: str) -> Upgrader:
         """The same transform at another CPU level, sharing the weights; DeviceError where the machine lacks it."""
         other = object.__new__(Upgrader)
-        other.__dict__.update(self.__dict__, level=resolve_level(level))
+        other.__dict__.update(self.__dict__, level=self._usable_level(level))
         return other
+
+    def _usable_level(self, level: str | None) -> str:
+        name = resolve_level(level)
+        if self.precision == "bf16" and not native().has_bf16(name):
+            raise DeviceError(f"precision 'bf16' needs AVX-512 BF16, which level {name!r} here lacks; use 'fp32'")
+        return name
 
     def __call__(
         self,

@@ -62,6 +62,54 @@ def test_fp32_contract_against_float64(shape, level, make_transform, rows):
         assert Upgrader(spec, level=level, threads=threads)(old, side).tobytes() == whole.tobytes()
 
 
+@pytest.mark.skipif(not native().has_bf16(""), reason="needs a CPU with AVX-512 BF16")
+class TestBf16:
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_contract_against_float64(self, shape, make_transform, rows):
+        """Relative error of a row <= 1e-2 on random weights; unit norms; the same bits alone, in any batch, on any thread count."""
+        old_dim, side_dim, inner_dim, new_dim = shape
+        spec = make_transform(old_dim, new_dim, side_dim, inner_dim).to_spec()
+        up = Upgrader(spec, precision="bf16")
+        old, side = pair(rows, max(COUNTS), old_dim, side_dim)
+        whole = up(old, side)
+        error = np.linalg.norm(whole - spec.apply_float64(old, side), axis=1)
+        assert np.sqrt((error**2).mean()) <= 1e-2
+        assert error.max() > 1e-5, "this is not bf16"
+        assert np.abs(np.linalg.norm(whole.astype(np.float64), axis=1) - 1).max() <= 2e-7
+        for n in COUNTS[:-1]:
+            assert up(old[:n], None if side is None else side[:n]).tobytes() == whole[:n].tobytes()
+        for threads in (1, 3):
+            assert Upgrader(spec, precision="bf16", threads=threads)(old, side).tobytes() == whole.tobytes()
+
+    def test_exact_on_small_integers(self):
+        """Weights and rows that bf16 holds exactly, sums below 2^24: the result is exact, odd widths and bare branches included."""
+        rng = np.random.default_rng(0)
+
+        def layer(out_dim, in_dim, relu):
+            weight, bias = rng.integers(-2, 3, (out_dim, in_dim)), rng.integers(-3, 4, out_dim)
+            return Layer(weight.astype(np.float32), bias.astype(np.float32), relu)
+
+        branches = (Branch("old", (layer(3, 7, True),)), Branch("side", ()), Branch("old", (layer(18, 7, True),)))
+        spec = TransformSpec(7, 2, 5, branches, (layer(5, 23, False),), normalize=False)
+        old = rng.integers(-3, 4, (100, 7)).astype(np.float32)
+        side = rng.integers(-3, 4, (100, 2)).astype(np.float32)
+        dirty = np.full((300, 9), np.nan, np.float32)  # leaves NaN in the kernels' working memory
+        up = Upgrader(spec, precision="bf16")
+        up(dirty[:, :7], dirty[:, 7:], nonfinite="flag")
+        assert np.array_equal(up(old, side), spec.apply_float64(old, side))
+
+    def test_nan_is_reported(self, make_transform, rows):
+        up = Upgrader(make_transform(), precision="bf16")
+        old, side = pair(rows, 300, 12, 5)
+        side[200, 4] = np.nan
+        with pytest.raises(errors.NonFiniteError, match="row 200 "):
+            up(old, side)
+
+    def test_levels_without_it_say_so(self, make_transform):
+        with pytest.raises(errors.DeviceError, match="AVX-512 BF16"):
+            Upgrader(make_transform(), precision="bf16", level="avx2")
+
+
 def test_without_normalisation_the_scale_is_kept(level, make_transform, rows):
     spec = make_transform(normalize=False).to_spec()
     old, side = pair(rows, 50, 12, 5)

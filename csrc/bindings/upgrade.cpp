@@ -39,15 +39,23 @@ class SourceReader {
   std::deque<Array> arrays_;
 };
 
+Precision precision_from(const std::string& name) {
+  if (name == "fp32") return Precision::fp32;
+  if (name == "bf16") return Precision::bf16;
+  throw DtypeError("there is no precision '" + name + "'");
+}
+
 // make_buffer(size) gives the writable uint8 array that receives the packed bytes, and is returned.
 py::object pack(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normalize, bool uncertainty,
-                const py::list& branches, const py::list& trunk, const py::function& make_buffer) {
+                const std::string& precision, const py::list& branches, const py::list& trunk,
+                const py::function& make_buffer) {
   SourceReader reader;
   TransformSource source{.old_dim = old_dim,
                          .side_dim = side_dim,
                          .new_dim = new_dim,
                          .normalize = normalize,
                          .uncertainty = uncertainty,
+                         .precision = precision_from(precision),
                          .branches = {},
                          .trunk = {}};
   for (const py::handle& item : branches) {
@@ -85,6 +93,7 @@ void upgrade_arrays(const py::object& packed, const std::string& level, const py
 void bind_upgrade(py::module_& module) {
   module.def("pack", pack);
   module.def("upgrade", upgrade_arrays);
+  module.def("has_bf16", [](const std::string& level) { return bf16_kernels_of(level_from_name(level)) != nullptr; });
 }
 
 }  // namespace fct::python

@@ -86,4 +86,12 @@ const KernelTable& kernels_of(CpuLevel level) {
   return kScalarKernels;
 }
 
+const Bf16Table* bf16_kernels_of(CpuLevel level) {
+#if defined(FCT_X86_LEVELS)
+  if (level == CpuLevel::avx512 && cpu_runs(level) && __builtin_cpu_supports("avx512bf16")) return &kAvx512Bf16Kernels;
+#endif
+  (void)level;
+  return nullptr;
+}
+
 }  // namespace fct

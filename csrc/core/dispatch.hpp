@@ -22,4 +22,7 @@ CpuLevel level_from_name(std::string_view name);
 
 const KernelTable& kernels_of(CpuLevel level);
 
+// The bfloat16 kernels that go with a level on this machine, or null.
+const Bf16Table* bf16_kernels_of(CpuLevel level);
+
 }  // namespace fct

@@ -6,17 +6,18 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "core/half.hpp"
 #include "core/rows.hpp"
 
 namespace fct {
 namespace {
 
 // The block: a table of int64 words, then, each at a multiple of 64 bytes, bias and panels of each layer.
-// Words: magic, version, size, old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk layers;
+// Words: magic, version, size, precision, old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk layers;
 // a branch: reads_side, layers; a layer: in_dim, out_dim, relu, bias offset, panel offset.
 constexpr int64_t kMagic = 0x31304b4341504346;  // "FCPACK01"
-constexpr int64_t kVersion = 1;
-constexpr int64_t kFixedWords = 10;
+constexpr int64_t kVersion = 2;
+constexpr int64_t kFixedWords = 11;
 constexpr int64_t kBranchWords = 2;
 constexpr int64_t kLayerWords = 5;
 constexpr int64_t kMaxDim = int64_t{1} << 20;
@@ -25,7 +26,11 @@ constexpr int64_t kMaxLayers = 1024;
 int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 int64_t bias_bytes(int64_t out_dim) { return panels_of(out_dim) * kPanelWidth * 4; }
-int64_t panel_bytes(int64_t in_dim, int64_t out_dim) { return panels_of(out_dim) * kPanelWidth * in_dim * 4; }
+int64_t pairs_of(int64_t in_dim) { return (in_dim + 1) / 2; }
+int64_t panel_bytes(Precision precision, int64_t in_dim, int64_t out_dim) {
+  const int64_t column = precision == Precision::bf16 ? 4 * pairs_of(in_dim) : 4 * in_dim;
+  return panels_of(out_dim) * kPanelWidth * column;
+}
 
 template <typename Source, typename Visit>
 void for_each_layer(Source& source, Visit visit) {
@@ -51,20 +56,34 @@ void check_chain(const char* where, int64_t width, std::span<const LayerSource> 
   }
 }
 
-int64_t write_layer(const LayerSource& layer, unsigned char* target, int64_t offset, std::vector<int64_t>& words) {
+void write_panels(const LayerSource& layer, Precision precision, unsigned char* target) {
+  if (precision == Precision::fp32) {
+    const PackArgs args{.x = layer.weight,
+                        .x_stride = layer.in_dim,
+                        .rows = layer.out_dim,
+                        .depth = layer.in_dim,
+                        .panels = reinterpret_cast<float*>(target)};
+    kScalarKernels.pack(&args);
+    return;
+  }
+  uint16_t* const panels = reinterpret_cast<uint16_t*>(target);  // zeros before
+  for (int64_t o = 0; o < layer.out_dim; ++o) {
+    uint16_t* const panel = panels + o / kPanelWidth * pairs_of(layer.in_dim) * 2 * kPanelWidth;
+    for (int64_t k = 0; k < layer.in_dim; ++k) {
+      panel[(k / 2 * kPanelWidth + o % kPanelWidth) * 2 + k % 2] =
+          bfloat_from_float(layer.weight[o * layer.in_dim + k]);
+    }
+  }
+}
+
+int64_t write_layer(const LayerSource& layer, Precision precision, unsigned char* target, int64_t offset,
+                    std::vector<int64_t>& words) {
   const int64_t bias_at = offset;
   const int64_t panels_at = bias_at + aligned(bias_bytes(layer.out_dim));
   words.insert(words.end(), {layer.in_dim, layer.out_dim, layer.relu, bias_at, panels_at});
-  float* const bias = reinterpret_cast<float*>(target + bias_at);
-  std::fill_n(bias, bias_bytes(layer.out_dim) / 4, 0.0f);
-  std::copy_n(layer.bias, layer.out_dim, bias);
-  const PackArgs args{.x = layer.weight,
-                      .x_stride = layer.in_dim,
-                      .rows = layer.out_dim,
-                      .depth = layer.in_dim,
-                      .panels = reinterpret_cast<float*>(target + panels_at)};
-  kScalarKernels.pack(&args);
-  return panels_at + aligned(panel_bytes(layer.in_dim, layer.out_dim));
+  std::copy_n(layer.bias, layer.out_dim, reinterpret_cast<float*>(target + bias_at));
+  write_panels(layer, precision, target + panels_at);
+  return panels_at + aligned(panel_bytes(precision, layer.in_dim, layer.out_dim));
 }
 
 // Reads the table of a block, never past its end.
@@ -81,13 +100,13 @@ class TableReader {
     return value;
   }
 
-  PackedLayer layer() {
+  PackedLayer layer(Precision precision) {
     PackedLayer layer{};
     layer.in_dim = word(1, kMaxDim);
     layer.out_dim = word(1, kMaxDim);
     layer.relu = word(0, 1) != 0;
-    layer.bias = floats(bias_bytes(layer.out_dim));
-    layer.panels = floats(panel_bytes(layer.in_dim, layer.out_dim));
+    layer.bias = static_cast<const float*>(part(bias_bytes(layer.out_dim)));
+    layer.panels = part(panel_bytes(precision, layer.in_dim, layer.out_dim));
     return layer;
   }
 
@@ -96,10 +115,10 @@ class TableReader {
   }
 
  private:
-  const float* floats(int64_t bytes) {
+  const void* part(int64_t bytes) {
     const int64_t offset = word(0, size_);
     if (offset % 64 != 0 || bytes > size_ - offset) throw damaged();
-    return reinterpret_cast<const float*>(bytes_ + offset);
+    return bytes_ + offset;
   }
 
   const unsigned char* bytes_;
@@ -121,7 +140,7 @@ int64_t chained(int64_t width, const std::vector<PackedLayer>& layers, int64_t& 
 int64_t packed_size(const TransformSource& source) {
   int64_t bytes = table_bytes(source);
   for_each_layer(source, [&](const LayerSource& layer) {
-    bytes += aligned(bias_bytes(layer.out_dim)) + aligned(panel_bytes(layer.in_dim, layer.out_dim));
+    bytes += aligned(bias_bytes(layer.out_dim)) + aligned(panel_bytes(source.precision, layer.in_dim, layer.out_dim));
   });
   return bytes;
 }
@@ -139,6 +158,7 @@ void pack_transform(const TransformSource& source, unsigned char* target) {
   std::vector<int64_t> words{kMagic,
                              kVersion,
                              size,
+                             static_cast<int64_t>(source.precision),
                              source.old_dim,
                              source.side_dim,
                              source.new_dim,
@@ -149,9 +169,9 @@ void pack_transform(const TransformSource& source, unsigned char* target) {
   int64_t offset = table_bytes(source);
   for (const BranchSource& branch : source.branches) {
     words.insert(words.end(), {branch.reads_side, static_cast<int64_t>(branch.layers.size())});
-    for (const LayerSource& layer : branch.layers) offset = write_layer(layer, target, offset, words);
+    for (const LayerSource& layer : branch.layers) offset = write_layer(layer, source.precision, target, offset, words);
   }
-  for (const LayerSource& layer : source.trunk) offset = write_layer(layer, target, offset, words);
+  for (const LayerSource& layer : source.trunk) offset = write_layer(layer, source.precision, target, offset, words);
   std::memcpy(target, words.data(), words.size() * 8);
 }
 
@@ -161,6 +181,7 @@ PackedTransform view_packed(const unsigned char* bytes, int64_t size) {
   table.word(kVersion, kVersion);
   table.word(size, size);
   PackedTransform packed{};
+  packed.precision = static_cast<Precision>(table.word(0, 1));
   packed.old_dim = table.word(1, kMaxDim);
   packed.side_dim = table.word(0, kMaxDim);
   packed.new_dim = table.word(1, kMaxDim);
@@ -172,13 +193,13 @@ PackedTransform view_packed(const unsigned char* bytes, int64_t size) {
   for (PackedBranch& branch : packed.branches) {
     branch.reads_side = table.word(0, 1) != 0;
     branch.layers.resize(static_cast<std::size_t>(table.word(0, kMaxLayers)));
-    for (PackedLayer& layer : branch.layers) layer = table.layer();
+    for (PackedLayer& layer : branch.layers) layer = table.layer(packed.precision);
     const int64_t width = branch.reads_side ? packed.side_dim : packed.old_dim;
     if (width == 0) throw TableReader::damaged();
     branch.out_dim = chained(width, branch.layers, packed.widest);
     packed.concat_dim += branch.out_dim;
   }
-  for (PackedLayer& layer : packed.trunk) layer = table.layer();
+  for (PackedLayer& layer : packed.trunk) layer = table.layer(packed.precision);
   packed.widest = std::max(packed.widest, packed.concat_dim);
   if (chained(packed.concat_dim, packed.trunk, packed.widest) != packed.new_dim + packed.uncertainty) {
     throw TableReader::damaged();

@@ -25,12 +25,15 @@ struct BranchSource {
   std::vector<LayerSource> layers;
 };
 
+enum class Precision : int64_t { fp32 = 0, bf16 = 1 };
+
 struct TransformSource {
   int64_t old_dim;
   int64_t side_dim;
   int64_t new_dim;
   bool normalize;
   bool uncertainty;
+  Precision precision;
   std::vector<BranchSource> branches;
   std::vector<LayerSource> trunk;
 };
@@ -43,8 +46,8 @@ void pack_transform(const TransformSource& source, unsigned char* target);
 
 // A view on packed bytes.
 struct PackedLayer {
-  const float* panels;
-  const float* bias;  // [16 * panel_count]
+  const void* panels;  // float32, or bfloat16 in pairs of depth steps (cpu/kernel_table.hpp)
+  const float* bias;   // [16 * panel_count]
   int64_t in_dim;
   int64_t out_dim;
   bool relu;
@@ -64,6 +67,7 @@ struct PackedTransform {
   int64_t new_dim;
   bool normalize;
   bool uncertainty;
+  Precision precision;
   std::vector<PackedBranch> branches;
   std::vector<PackedLayer> trunk;
   int64_t concat_dim;

@@ -21,28 +21,121 @@ constexpr int64_t kMinBlockRows = 12;
 constexpr int64_t kMaxBlockRows = 192;
 constexpr int64_t kRowMultiple = 12;  // whole register tiles at every level
 
-int64_t block_rows(const PackedTransform& packed, int64_t rows, int threads) {
-  const int64_t fitting = kActivationBytes / (2 * 4 * padded_stride(packed.widest)) / kRowMultiple * kRowMultiple;
+int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
+  const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
+  const int64_t fitting = kActivationBytes / row_bytes / kRowMultiple * kRowMultiple;
   const int64_t share = (rows + threads - 1) / threads;
-  const int64_t whole = std::clamp(fitting, kMinBlockRows, kMaxBlockRows);
-  return std::min(whole, std::max<int64_t>(share, 1));
+  return std::min(std::clamp(fitting, kMinBlockRows, kMaxBlockRows), std::max<int64_t>(share, 1));
 }
 
+// How activations are held and layers computed in one precision.
+class Fp32Engine {
+ public:
+  using Element = float;
+  explicit Fp32Engine(CpuLevel level) : kernels_(kernels_of(level)) {}
+
+  void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
+            unsigned char* finite) const {
+    const LoadArgs args{.source = source.row(first),
+                        .dtype = static_cast<int32_t>(source.dtype),
+                        .source_stride = source.row_stride,
+                        .rows = rows,
+                        .cols = source.cols,
+                        .target = target,
+                        .target_stride = stride,
+                        .finite = finite};
+    kernels_.load(&args);
+  }
+
+  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, float* y,
+              int64_t y_stride) const {
+    const TileArgs args{.x = x,
+                        .x_stride = x_stride,
+                        .rows = rows,
+                        .panels = static_cast<const float*>(layer.panels),
+                        .panel_count = layer.panel_count(),
+                        .depth = layer.in_dim,
+                        .bias = layer.bias,
+                        .relu = layer.relu,
+                        .product = Product::dot,
+                        .y = y,
+                        .y_stride = y_stride};
+    kernels_.tile(&args);
+  }
+
+ private:
+  const KernelTable& kernels_;
+};
+
+class Bf16Engine {
+ public:
+  using Element = uint16_t;
+  explicit Bf16Engine(CpuLevel level) : wide_(level), kernels_(*bf16_kernels_of(level)) {}
+
+  // Through float32, where NaN and Inf are found. One zero is written past the row: tiles read whole pairs.
+  void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
+            unsigned char* finite) const {
+    thread_local AlignedBuffer<float> memory;
+    const int64_t wide_stride = padded_stride(source.cols);
+    float* const wide = memory.reserve(static_cast<std::size_t>(rows * wide_stride));
+    wide_.load(source, first, rows, wide, wide_stride, finite);
+    const Bf16NarrowArgs args{.x = wide,
+                              .x_stride = wide_stride,
+                              .rows = rows,
+                              .cols = source.cols,
+                              .padded_cols = source.cols + 1,
+                              .y = target,
+                              .y_stride = stride};
+    kernels_.narrow(&args);
+  }
+
+  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, Element* y,
+              int64_t y_stride) const {
+    run(layer, rows, x, x_stride, y, y_stride, true);
+  }
+  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, float* y,
+              int64_t y_stride) const {
+    run(layer, rows, x, x_stride, y, y_stride, false);
+  }
+
+ private:
+  void run(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, void* y, int64_t y_stride,
+           bool narrow) const {
+    const Bf16TileArgs args{.x = x,
+                            .x_stride = x_stride,
+                            .rows = rows,
+                            .panels = static_cast<const uint16_t*>(layer.panels),
+                            .panel_count = layer.panel_count(),
+                            .pairs = (layer.in_dim + 1) / 2,
+                            .bias = layer.bias,
+                            .relu = layer.relu,
+                            .y = y,
+                            .y_stride = y_stride,
+                            .narrow = narrow};
+    kernels_.tile(&args);
+  }
+
+  Fp32Engine wide_;
+  const Bf16Table& kernels_;
+};
+
 // One block of rows on one thread.
+template <typename Engine>
 class BlockUpgrade {
  public:
-  BlockUpgrade(const PackedTransform& packed, const KernelTable& kernels, const UpgradeCall& call, int64_t first,
-               int64_t rows)
-      : packed_(packed), kernels_(kernels), call_(call), first_(first), rows_(rows) {}
+  using Element = typename Engine::Element;
+
+  BlockUpgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first, int64_t rows)
+      : packed_(packed), kernels_(kernels_of(level)), engine_(level), call_(call), first_(first), rows_(rows) {}
 
   void run() {
     // Kept a thread's life: fresh pages for each block would cost more than a small block's arithmetic.
-    thread_local AlignedBuffer<float> memory;
+    thread_local AlignedBuffer<Element> memory;
+    thread_local AlignedBuffer<float> output;
     const int64_t stride = padded_stride(packed_.widest);
-    float* const base = memory.reserve(static_cast<std::size_t>(3 * rows_ * stride));
-    float* const input = base;
-    float* ping = base + rows_ * stride;
-    float* pong = base + 2 * rows_ * stride;
+    Element* const input = memory.reserve(static_cast<std::size_t>(3 * rows_ * stride));
+    Element* ping = input + rows_ * stride;
+    Element* pong = ping + rows_ * stride;
 
     const int64_t concat_stride = padded_stride(packed_.concat_dim);
     std::memset(call_.status + first_, 0, static_cast<std::size_t>(rows_));
@@ -52,69 +145,50 @@ class BlockUpgrade {
       offset += branch.out_dim;
     }
     int64_t in_stride = concat_stride;
-    for (const PackedLayer& layer : packed_.trunk) {
-      const int64_t out_stride = padded_stride(layer.out_dim);
-      linear(layer, ping, in_stride, pong, out_stride);
+    for (std::size_t i = 0; i + 1 < packed_.trunk.size(); ++i) {
+      const int64_t out_stride = padded_stride(packed_.trunk[i].out_dim);
+      engine_.linear(packed_.trunk[i], rows_, ping, in_stride, pong, out_stride);
       std::swap(ping, pong);
       in_stride = out_stride;
     }
-    write_out(ping, in_stride);
+    const PackedLayer& last = packed_.trunk.back();
+    const int64_t out_stride = padded_stride(last.out_dim);
+    float* const y = output.reserve(static_cast<std::size_t>(rows_ * out_stride));
+    engine_.linear(last, rows_, ping, in_stride, y, out_stride);
+    write_out(y, out_stride);
   }
 
  private:
   // `target` points at the branch's first column of the concatenation; the padding that a branch writes past its last
   // column lies in the next branch, which is written later, or in the row's own padding.
-  void run_branch(const PackedBranch& branch, float* input, float* scratch, float* target, int64_t target_stride) {
+  void run_branch(const PackedBranch& branch, Element* input, Element* scratch, Element* target,
+                  int64_t target_stride) {
     const MatrixView& source = branch.reads_side ? call_.side : call_.old;
-    const int64_t input_stride = padded_stride(source.cols);
     if (branch.layers.empty()) {
       load(source, target, target_stride);
       return;
     }
-    load(source, input, input_stride);
-    const float* x = input;
-    int64_t x_stride = input_stride;
+    int64_t x_stride = padded_stride(source.cols);
+    load(source, input, x_stride);
+    const Element* x = input;
     // Hidden layers alternate between the scratch and the input's own place, which is free once it was read.
-    float* places[2] = {scratch, input};
+    Element* places[2] = {scratch, input};
     for (std::size_t i = 0; i + 1 < branch.layers.size(); ++i) {
-      float* const y = places[i % 2];
+      Element* const y = places[i % 2];
       const int64_t y_stride = padded_stride(branch.layers[i].out_dim);
-      linear(branch.layers[i], x, x_stride, y, y_stride);
+      engine_.linear(branch.layers[i], rows_, x, x_stride, y, y_stride);
       x = y;
       x_stride = y_stride;
     }
-    linear(branch.layers.back(), x, x_stride, target, target_stride);
+    engine_.linear(branch.layers.back(), rows_, x, x_stride, target, target_stride);
   }
 
-  void load(const MatrixView& source, float* target, int64_t target_stride) {
+  void load(const MatrixView& source, Element* target, int64_t target_stride) {
     unsigned char finite[kMaxBlockRows];
-    const LoadArgs args{.source = source.row(first_),
-                        .dtype = static_cast<int32_t>(source.dtype),
-                        .source_stride = source.row_stride,
-                        .rows = rows_,
-                        .cols = source.cols,
-                        .target = target,
-                        .target_stride = target_stride,
-                        .finite = finite};
-    kernels_.load(&args);
+    engine_.load(source, first_, rows_, target, target_stride, finite);
     for (int64_t r = 0; r < rows_; ++r) {
       if (!finite[r]) set_status(r, RowStatus::nonfinite_input);
     }
-  }
-
-  void linear(const PackedLayer& layer, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
-    const TileArgs args{.x = x,
-                        .x_stride = x_stride,
-                        .rows = rows_,
-                        .panels = layer.panels,
-                        .panel_count = layer.panel_count(),
-                        .depth = layer.in_dim,
-                        .bias = layer.bias,
-                        .relu = layer.relu,
-                        .product = Product::dot,
-                        .y = y,
-                        .y_stride = y_stride};
-    kernels_.tile(&args);
   }
 
   void write_out(const float* y, int64_t y_stride) {
@@ -153,12 +227,13 @@ class BlockUpgrade {
 
   const PackedTransform& packed_;
   const KernelTable& kernels_;
+  const Engine engine_;
   const UpgradeCall& call_;
   const int64_t first_;
   const int64_t rows_;
 };
 
-void check(const PackedTransform& packed, const UpgradeCall& call) {
+void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call) {
   const auto want = [](const char* name, int64_t rows, int64_t cols, int64_t want_rows, int64_t want_cols) {
     if (rows == want_rows && cols == want_cols) return;
     throw ShapeError(std::string(name) + " is [" + std::to_string(rows) + ", " + std::to_string(cols) +
@@ -168,23 +243,35 @@ void check(const PackedTransform& packed, const UpgradeCall& call) {
   if (packed.side_dim > 0) want("side", call.side.rows, call.side.cols, call.old.rows, packed.side_dim);
   want("out", call.out.rows, call.out.cols, call.old.rows, packed.new_dim);
   if (call.uncertainty && !packed.uncertainty) throw ShapeError("this transform has no uncertainty head");
+  if (packed.precision == Precision::bf16 && bf16_kernels_of(level) == nullptr) {
+    throw DeviceError("precision 'bf16' needs AVX-512 BF16, which level '" + std::string(name_of(level)) +
+                      "' of this machine lacks; use 'fp32'");
+  }
 }
 
-}  // namespace
-
-void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
-  check(packed, call);
-  const KernelTable& kernels = kernels_of(level);
+template <typename Engine>
+void upgrade_blocks(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
   const int threads = std::max(1, call.threads);
-  const int64_t step = block_rows(packed, call.old.rows, threads);
+  const int64_t step = block_rows(packed, sizeof(typename Engine::Element), call.old.rows, threads);
   const int64_t blocks = (call.old.rows + step - 1) / step;
   parallel_for(
       blocks, threads,
       [&](int64_t block, int) {
         const int64_t first = block * step;
-        BlockUpgrade(packed, kernels, call, first, std::min(step, call.old.rows - first)).run();
+        BlockUpgrade<Engine>(packed, level, call, first, std::min(step, call.old.rows - first)).run();
       },
       stop);
+}
+
+}  // namespace
+
+void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
+  check(packed, level, call);
+  if (packed.precision == Precision::bf16) {
+    upgrade_blocks<Bf16Engine>(packed, level, call, stop);
+  } else {
+    upgrade_blocks<Fp32Engine>(packed, level, call, stop);
+  }
 }
 
 }  // namespace fct

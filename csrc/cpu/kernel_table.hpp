@@ -84,8 +84,41 @@ struct KernelTable {
   int64_t (*filter)(const FilterArgs*);
 };
 
+// The same in bfloat16 with float32 sums. Panels hold pairs of depth steps: element [k][c] of panel p is at
+// panels[((p * pairs + k / 2) * 16 + c) * 2 + k % 2], zero padded. Rows of x are zero from `depth` up to 2 * pairs.
+struct Bf16TileArgs {
+  const uint16_t* x;
+  int64_t x_stride;  // in elements, even
+  int64_t rows;
+  const uint16_t* panels;
+  int64_t panel_count;
+  int64_t pairs;
+  const float* bias;  // [16 * panel_count]
+  bool relu;
+  void* y;  // bfloat16 where `narrow`, else float32
+  int64_t y_stride;
+  bool narrow;
+};
+
+// float32 rows -> bfloat16, rounded half to even; writes zeros from `cols` up to `padded_cols`.
+struct Bf16NarrowArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t cols;
+  int64_t padded_cols;
+  uint16_t* y;
+  int64_t y_stride;
+};
+
+struct Bf16Table {
+  void (*tile)(const Bf16TileArgs*);
+  void (*narrow)(const Bf16NarrowArgs*);
+};
+
 extern const KernelTable kScalarKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
+extern const Bf16Table kAvx512Bf16Kernels;
 
 }  // namespace fct

@@ -13,14 +13,18 @@ from fct_fast.spec import Layer, TransformSpec
 __all__ = ["pack_spec"]
 
 
-def pack_spec(spec: TransformSpec) -> npt.NDArray[np.uint8]:
-    """uint8 [bytes]; relocatable, the same for every CPU level (the layout: csrc/core/packed_transform.hpp)."""
+def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.uint8]:
+    """uint8 [bytes]; relocatable, the same for every CPU level (the layout: csrc/core/packed_transform.hpp).
+
+    precision: "fp32" or "bf16".
+    """
     packed: npt.NDArray[np.uint8] = native().pack(
         spec.old_dim,
         spec.side_dim,
         spec.new_dim,
         spec.normalize,
         spec.uncertainty,
+        precision,
         [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches],
         [_fields(layer) for layer in spec.trunk],
         _aligned_bytes,

@@ -33,6 +33,7 @@ int main() {
       .new_dim = 7,
       .normalize = true,
       .uncertainty = false,
+      .precision = Precision::fp32,
       .branches = {{.reads_side = false, .layers = {a.layer(5, 18, true)}}, {.reads_side = true, .layers = {}}},
       .trunk = {b.layer(21, 33, true), c.layer(33, 7, false)}};
   const int64_t size = packed_size(source);
@@ -43,9 +44,10 @@ int main() {
   const PackedLayer& layer = packed.trunk[0];
   for (int64_t o = 0; o < 33; ++o) {
     CHECK(layer.bias[o] == b.bias[o]);
-    for (int64_t k = 0; k < 21; ++k) CHECK(layer.panels[((o / 16) * 21 + k) * 16 + o % 16] == b.weight[o * 21 + k]);
+    for (int64_t k = 0; k < 21; ++k)
+      CHECK(static_cast<const float*>(layer.panels)[((o / 16) * 21 + k) * 16 + o % 16] == b.weight[o * 21 + k]);
   }
-  CHECK(layer.panels[((32 / 16) * 21 + 0) * 16 + 15] == 0.0f);
+  CHECK(static_cast<const float*>(layer.panels)[((32 / 16) * 21 + 0) * 16 + 15] == 0.0f);
 
   for (int64_t cut : {int64_t{0}, int64_t{7}, int64_t{64}, size - 1})
     CHECK_THROWS(view_packed(bytes.data(), cut), DtypeError);
@@ -57,7 +59,7 @@ int main() {
       try {
         const PackedTransform view = view_packed(damaged.data(), size);
         for (const PackedLayer& l : view.trunk) {
-          const auto* end = reinterpret_cast<const unsigned char*>(l.panels + l.panel_count() * kPanelWidth * l.in_dim);
+          const auto* end = static_cast<const unsigned char*>(l.panels) + 4 * l.panel_count() * kPanelWidth * l.in_dim;
           CHECK(end <= damaged.data() + size);
         }
       } catch (const DtypeError&) {

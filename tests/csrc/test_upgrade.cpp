@@ -45,6 +45,7 @@ void check_level(CpuLevel level) {
                                .new_dim = 23,
                                .normalize = true,
                                .uncertainty = true,
+                               .precision = Precision::fp32,
                                .branches = {{.reads_side = false, .layers = {a.source(), b.source()}},
                                             {.reads_side = true, .layers = {c.source()}}},
                                .trunk = {d.source(), e.source()}};

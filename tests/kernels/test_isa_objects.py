@@ -18,6 +18,7 @@ FLAGS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "avx512bf16": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"],
 }
 
 pytestmark = pytest.mark.skipif(
@@ -56,14 +57,16 @@ def test_one_global_symbol_and_no_weak_one(level: str, optimize: str, tmp_path: 
     assert kinds <= {"D", "R"}, outside
 
 
-@pytest.mark.parametrize(("level", "sums", "register"), [("avx2", 12, "ymm"), ("avx512", 24, "zmm")])
+@pytest.mark.parametrize(
+    ("level", "sums", "register"), [("avx2", 12, "ymm"), ("avx512", 24, "zmm"), ("avx512bf16", 24, "zmm")]
+)
 def test_the_largest_tile_keeps_its_sums_in_registers(level: str, sums: int, register: str, tmp_path: Path) -> None:
-    """The inner loop of the full tile is its fused multiply-adds, loads of panels and rows, and no access to the stack."""
+    """The inner loop of the full tile is its multiply-adds, loads of panels and rows, and no access to the stack."""
     compiled = compile_level(level, "-O2", tmp_path / "kernels.o")
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", str(compiled)], capture_output=True, text=True, check=True
     ).stdout
-    loops = [body for body in inner_loops(text) if sum("vfmadd" in line for line in body) == sums]
+    loops = [body for body in inner_loops(text) if sum("vfmadd" in line or "vdpbf16" in line for line in body) == sums]
     assert loops, f"no loop with {sums} fused multiply-adds"
     assert "prefetch" in text, "the compiler dropped the prefetches"
     for body in loops:
