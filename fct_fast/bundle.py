@@ -166,13 +166,13 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     spec = bundle.spec
     return {
         "format": FORMAT,
-        "old_dim": spec.old_dim,
-        "side_dim": spec.side_dim,
-        "new_dim": spec.new_dim,
+        "old_dim": int(spec.old_dim),
+        "side_dim": int(spec.side_dim),
+        "new_dim": int(spec.new_dim),
         "branches": [{"input": branch.input, "layers": _described(branch.layers)} for branch in spec.branches],
         "trunk": _described(spec.trunk),
-        "normalize": spec.normalize,
-        "uncertainty": spec.uncertainty,
+        "normalize": bool(spec.normalize),
+        "uncertainty": bool(spec.uncertainty),
         "spaces": {key: space.to_json() for key, space in bundle.spaces.items()},
         "scales": bundle.scales,
         "training": bundle.training,

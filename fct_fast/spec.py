@@ -1,8 +1,8 @@
 """TransformSpec: the forward transformation h as plain data, BatchNorm folded.
 
 A spec says: run each branch (a stack of linear + ReLU layers on `old` or on `side`), concatenate the results, run the
-trunk, and L2-normalise. The paper's h (FCT, CVPR 2022) is two branches of two layers and a trunk of three; a ridge map is
-branches without layers and a trunk of one. A bundle stores a spec, and a kernel packs one. Needs numpy only.
+trunk, and L2-normalise. The paper's h (FCT, CVPR 2022) is two branches of two layers and a trunk of three; a ridge map
+is branches without layers and a trunk of one. A bundle stores a spec, and a kernel packs one. Needs numpy only.
 """
 
 from __future__ import annotations
@@ -130,11 +130,17 @@ class TransformSpec:
     ) -> F64:
         """The plain float64 meaning of h, for tests and verification: [n, old_dim], [n, side_dim] -> [n, out_dim].
 
-        Zero rows stay zero. `normalize` overrides the spec's own setting.
+        Zero rows stay zero. `normalize` overrides the spec's own setting. Raises ShapeError where rows do not fit.
         """
+        if (side is None) != (self.side_dim == 0):
+            raise ShapeError(f"side_dim is {self.side_dim}, but side was {'not ' if side is None else ''}given")
         inputs = {"old": np.asarray(old, np.float64)}
         if side is not None:
             inputs["side"] = np.asarray(side, np.float64)
+        for name, x in inputs.items():
+            dim = self.old_dim if name == "old" else self.side_dim
+            if x.ndim != 2 or x.shape != (len(inputs["old"]), dim):
+                raise ShapeError(f"{name} must be [rows, {dim}] with as many rows as old, got {list(x.shape)}")
         x = np.concatenate([_run(branch.layers, inputs[branch.input]) for branch in self.branches], axis=1)
         x = _run(self.trunk, x)
         if self.normalize if normalize is None else normalize:
@@ -154,7 +160,9 @@ def _run(layers: tuple[Layer, ...], x: F64) -> F64:
 
 def _check_layer(name: str, layer: Layer) -> None:
     if layer.weight.ndim != 2 or layer.bias.shape != layer.weight.shape[:1] or 0 in layer.weight.shape:
-        raise ShapeError(f"layer {name} has weight {layer.weight.shape} and bias {layer.bias.shape}; want [out, in], [out]")
+        raise ShapeError(
+            f"layer {name} has weight {layer.weight.shape} and bias {layer.bias.shape}; want [out, in], [out]"
+        )
     if layer.weight.dtype != np.float32 or layer.bias.dtype != np.float32:
         raise ShapeError(f"layer {name} has {layer.weight.dtype} weights and {layer.bias.dtype} bias; want float32")
     if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
