@@ -1,0 +1,66 @@
+"""`demo --quick`, as a user runs it: the table, the JSON object, the report and the artifacts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome, environment
+from html_support import Page
+
+from fct_fast.bundle import read_bundle
+
+ROWS = {"naive", "old", "side", "linear", "linear_side", "h", "h_side", "new"}
+
+
+def demo(*words: object) -> Outcome:
+    command = [sys.executable, "-m", "fct_fast", "demo", "--quick", "--threads", "1", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=300)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    return demo("--out", out, "--seed", 101, "--json"), out
+
+
+def test_the_json_object(ran: tuple[Outcome, Path]) -> None:
+    told, out = ran
+    assert told.code == 0, told.err
+    document = told.document
+    assert document.keys() == {
+        "rows", "old_over_new", "gap_closed", "kernel_rows_per_s", "torch_rows_per_s", "seconds", "report"
+    }  # fmt: skip
+    assert document["rows"].keys() == ROWS
+    assert all(0 <= value <= 1 for row in document["rows"].values() for value in row.values())
+    old, upgraded, new = (document["rows"][name]["map"] for name in ("old", "h_side", "new"))
+    assert document["gap_closed"] == pytest.approx((upgraded - old) / (new - old))
+    assert document["report"] == str(out / "report.html")
+
+
+def test_progress_names_the_stages(ran: tuple[Outcome, Path]) -> None:
+    lines = ran[0].err.splitlines()
+    assert all(re.fullmatch(r"demo: [\w -]+, \d.*(s|ms|min)", line) for line in lines), lines
+    assert any("backfill the gallery" in line for line in lines)
+    assert len(lines) == len({line.split(",")[0] for line in lines})
+
+
+def test_the_report_and_the_artifacts(ran: tuple[Outcome, Path]) -> None:
+    told, out = ran
+    page = Page((out / "report.html").read_text())
+    assert page.loads == []
+    assert f"{100 * told.document['rows']['h_side']['map']:.1f}\xa0%" in page.text
+    assert page.images == 8 * 11
+    assert read_bundle(out / "h.safetensors").spaces["new"].model_id
+    assert json.loads((out / "gallery" / "live.json").read_text())["gallery"] == str(out / "gallery" / "upgraded.npy")
+
+
+def test_a_report_of_somebody_else_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    demo("--out", tmp_path).failed(2, "report.html exists", "--yes")
+    assert (tmp_path / "report.html").read_text() == "mine"
