@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from fct_fast.gallery.stores.protocol import Digests
 from fct_fast.space import canonical_json
 
 __all__ = ["Ledger", "Record", "State"]
+
+_LENGTHS = struct.Struct("<QQQQ")
 
 _SCHEMA = """
 CREATE TABLE job (
@@ -119,7 +122,7 @@ class Ledger:
             )
         blob = zlib.compress(np.diff(record.flagged, prepend=0).astype("<i8").tobytes()) if len(record.flagged) else b""
         row = (record.shard, record.digests.vectors, record.digests.ids, blob)
-        chain = _link(self.state.chain, row)
+        chain = _link(bytes.fromhex(self.state.chain), row)
         state = replace(
             self.state,
             shards=self.state.shards + 1,
@@ -144,8 +147,9 @@ class Ledger:
         seq = self.done[shard]
         with _translated(self.path):
             query = "SELECT * FROM shard WHERE seq BETWEEN ? AND ? ORDER BY seq"
-            *before, (_, *row, chain) = self.connection.execute(query, (seq - 1, seq)).fetchall()
-            if row[0] != shard or _link(before[0][-1].hex() if before else "", tuple(row)) != chain:
+            *before, (_, *columns, chain) = self.connection.execute(query, (seq - 1, seq)).fetchall()
+            row = tuple(columns)
+            if row[0] != shard or _link(before[0][-1] if before else b"", row) != chain:
                 raise ValueError(f"row {seq} is damaged")
             _, vectors, ids, blob = row
             deltas = np.frombuffer(zlib.decompress(blob), "<i8") if blob else np.zeros(0, np.int64)
@@ -184,28 +188,31 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _read(connection: sqlite3.Connection) -> tuple[dict[str, Any], State, dict[int, int]]:
-    rows = connection.execute("SELECT plan, state, sha256 FROM job").fetchall()
+    connection.execute("BEGIN")  # one snapshot of both tables, also while a running job commits
+    try:
+        rows = connection.execute("SELECT plan, state, sha256 FROM job").fetchall()
+        shards = connection.execute("SELECT * FROM shard ORDER BY seq").fetchall()
+    finally:
+        connection.execute("COMMIT")
     if len(rows) != 1 or _sha(*rows[0][:2]) != rows[0][2]:
         raise ValueError("the job's row is damaged")
     state = State(**json.loads(rows[0][1]))
-    chain, done = "", dict[int, int]()
-    for number, (seq, *row, link) in enumerate(connection.execute("SELECT * FROM shard ORDER BY seq"), 1):
-        if seq != number or row[0] in done or _link(chain, tuple(row)) != link:
-            raise ValueError(f"row {number} is damaged")
-        chain = link.hex()
-        done[row[0]] = seq
-    if (state.shards, state.chain) != (len(done), chain):
+    chain, done = b"", dict[int, int]()
+    for seq, shard, vectors, ids, flagged, link in shards:
+        if seq != len(done) + 1 or shard in done or _link(chain, (shard, vectors, ids, flagged)) != link:
+            raise ValueError(f"row {len(done) + 1} is damaged")
+        chain = link
+        done[shard] = seq
+    if (state.shards, state.chain) != (len(done), chain.hex()):
         raise ValueError(f"{state.shards} shards were committed, {len(done)} rows are there")
     return json.loads(rows[0][0]), state, done
 
 
-def _link(chain: str, row: tuple[int, bytes, bytes, bytes]) -> bytes:
-    """The digest of a row and of all rows before it."""
-    shard, *blobs = row
-    sha = hashlib.sha256(b"%s %d" % (chain.encode(), shard))
-    for blob in blobs:
-        sha.update(b" %d " % len(blob) + blob)
-    return sha.digest()
+def _link(chain: bytes, row: tuple[int, bytes, bytes, bytes]) -> bytes:
+    """The digest of a row and, through `chain`, of all rows before it."""
+    shard, vectors, ids, flagged = row
+    lengths = _LENGTHS.pack(shard, len(vectors), len(ids), len(flagged))
+    return hashlib.sha256(b"".join((chain, lengths, vectors, ids, flagged))).digest()
 
 
 def _sha(plan: str, state: str) -> bytes:
@@ -233,7 +240,16 @@ def _translated(path: Path) -> Iterator[None]:
                 f"again, what was committed is kept"
             ) from error
         raise _damaged(path, error) from error
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise _damaged(path, error) from error
 
 

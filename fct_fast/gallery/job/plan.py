@@ -27,7 +27,7 @@ ScaleCheck = Literal["raise", "warn", "off"]
 
 FORMAT = 1
 SHARD_BYTES = 64 << 20  # of a shard's input and output together, where shard_rows is "auto"
-SAMPLE_ROWS = 4096  # looked at by the scale check
+SAMPLE_ROWS = 2048  # looked at by the scale check
 TIMED_ROWS = 1024  # upgraded to estimate the time
 
 

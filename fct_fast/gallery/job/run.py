@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Report", "run_job"]
 
-MEASURED_ROWS = 16384  # of the new gallery, for its space fingerprint
+MEASURED_ROWS = 4096  # of the new gallery, for its space fingerprint
 HEADROOM = 16 << 20  # bytes for the ledger and the bundle, beside the rows
 
 
