@@ -204,7 +204,8 @@ def test_nonfinite_rows_raise_with_their_row_or_become_zero_rows(tmp_path: Path,
     good = np.setdiff1d(np.arange(1000), [355, 701])
     assert np.array_equal(new[good], stored.up(stored.rows.old[good], stored.rows.side[good]))
     job = Job.open(tmp_path / "b.npy")
-    assert job.status().flagged == 2
+    assert (job.status().flagged, job.status().first_flagged) == (2, (355, 701))
+    assert job.flagged_rows().tolist() == [355, 701]
     assert job.verify().passed
 
 

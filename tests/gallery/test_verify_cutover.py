@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gallery_support import NEW_DIM, Stopped, Stored, stop_after, store, tree_digest
+from gallery_support import NEW_DIM, Stopped, Stored, small_bundle, small_spec, stop_after, store, tree_digest
 
 from fct_fast import errors
 from fct_fast.gallery import Job, backfill, plan_backfill, read_live
@@ -153,6 +154,31 @@ def test_float16_galleries_pass_and_fail_within_their_own_bounds(tmp_path: Path,
     edit(sink, 3, lambda row: row * np.float16(1.01))
     recommit(job)
     assert {"norms", "1,000"} <= set(failing(job))
+
+
+def _precisions() -> list[str]:
+    """Those that this machine runs."""
+    found = []
+    for precision in ("fp32", "bf16", "int8"):
+        with contextlib.suppress(errors.FctError):
+            found.append(Upgrader(small_spec(), precision=precision).precision)
+    return found
+
+
+@pytest.mark.parametrize("precision", _precisions())
+def test_each_precision_passes_within_its_own_bounds_and_is_part_of_the_job(tmp_path: Path, precision: str) -> None:
+    stored = store(tmp_path)
+    up = Upgrader(small_bundle(stored.rows), precision=precision)
+    job = plan_backfill(stored.source, tmp_path / "new", up)
+    job.run()
+    assert job.verify().passed
+    for other in set(_precisions()) - {precision}:
+        with pytest.raises(errors.LedgerMismatch, match=f"precision was {precision} and is {other}"):
+            backfill(stored.source, tmp_path / "new", Upgrader(small_bundle(stored.rows), precision=other))
+    edit(tmp_path / "new", 3, lambda row: np.roll(row, 1))
+    recommit(job)
+    with pytest.raises(errors.VerificationError, match=r"against float64.*row 3"):
+        job.verify()
 
 
 def test_overlap_with_true_new_embeddings(tmp_path: Path, sink: Path) -> None:

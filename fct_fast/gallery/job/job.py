@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from fct_fast.errors import ConfigError
 from fct_fast.fs import DISK, FileSystem
 from fct_fast.gallery.job.cutover import cutover_job, default_live, is_live, read_live, rollback_job
+from fct_fast.gallery.job.ledger import State
 from fct_fast.gallery.job.plan import Nonfinite, Options, OutDtype, Plan, ScaleCheck, make_plan
 from fct_fast.gallery.job.run import Progress, Report, run_job
 from fct_fast.gallery.job.session import LEDGER, Session, is_running, session
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Status", "backfill", "plan_backfill"]
 
+SHOWN_FLAGGED = 20
+
 Phase = Literal["planned", "running", "stopped", "complete", "verified", "failed verification", "live"]
 
 
@@ -37,7 +43,8 @@ class Status:
     """Where a job stands, read from its ledger, its lock and the pointer file.
 
     phase: "planned" (nothing written), "running" (a process works on it now), "stopped" (resume it), "complete" (to be
-    verified), "verified", "failed verification", "live". rows, shards, flagged: committed so far.
+    verified), "verified", "failed verification", "live". rows, shards, flagged: committed so far; first_flagged: the
+    numbers of the first rows that were written as zero rows (`Job.flagged_rows` has all).
     """
 
     phase: Phase
@@ -46,6 +53,7 @@ class Status:
     shards: int
     total_shards: int
     flagged: int
+    first_flagged: tuple[int, ...]
     sink: str
     job_dir: str
     verification: Verification | None
@@ -94,28 +102,32 @@ class Job:
 
     def status(self) -> Status:
         """Takes no lock and changes nothing."""
-        shards = flagged = 0
         phase: Phase = "planned"
-        verification, rows = None, 0
+        state, verification, rows, first_flagged = State(), None, 0, []
         if (self._job_dir / LEDGER).exists():
-            job = Session.open(self._job_dir, self._fs)
-            job.close()
-            state = job.ledger.state
-            shards, flagged = state.shards, state.flagged
-            rows = sum(self.plan.layout.shard(index).rows for index in job.ledger.done)
-            verification = Verification.from_json(state.verification) if state.verification else None
-            phase = self._phase(job, verification)
+            with contextlib.closing(Session.open(self._job_dir, self._fs)) as job:
+                state = job.ledger.state
+                rows = sum(self.plan.layout.shard(index).rows for index in job.ledger.done)
+                first_flagged = list(itertools.islice(_flagged(job), SHOWN_FLAGGED))
+                verification = Verification.from_json(state.verification) if state.verification else None
+                phase = self._phase(job, verification)
         return Status(
             phase=phase,
             rows=rows,
             total_rows=self.plan.rows,
-            shards=shards,
+            shards=state.shards,
             total_shards=self.plan.shards,
-            flagged=flagged,
+            flagged=state.flagged,
+            first_flagged=tuple(first_flagged),
             sink=self.plan.sink,
             job_dir=str(self._job_dir),
             verification=verification,
         )
+
+    def flagged_rows(self) -> npt.NDArray[np.int64]:
+        """The numbers of all rows that were written as zero rows so far, rising. Raises StoreError before the start."""
+        with contextlib.closing(Session.open(self._job_dir, self._fs)) as job:
+            return np.fromiter(_flagged(job), np.int64)
 
     def verify(
         self,
@@ -243,6 +255,11 @@ def _planned(
     if not (folder / LEDGER).exists():
         open_sink(sink, plan.layout, "", fs).refuse_existing()
     return Job(plan, source=opened, up=upgrader, fs=fs)
+
+
+def _flagged(job: Session) -> Iterator[int]:
+    for record in job.ledger.flagged():
+        yield from (job.plan.layout.shard(record.shard).start + record.flagged).tolist()
 
 
 def _default_job_dir(sink: Path) -> Path:

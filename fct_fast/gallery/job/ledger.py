@@ -155,6 +155,15 @@ class Ledger:
             deltas = np.frombuffer(zlib.decompress(blob), "<i8") if blob else np.zeros(0, np.int64)
             return Record(shard, Digests(vectors, ids), np.cumsum(deltas, dtype=np.int64))
 
+    def flagged(self) -> Iterator[Record]:
+        """The records of shards with zero rows, in the order of the gallery."""
+        with _translated(self.path):
+            found = self.connection.execute(
+                "SELECT shard FROM shard WHERE length(flagged) > 0 ORDER BY shard"
+            ).fetchall()
+        for (shard,) in found:
+            yield self.record(shard)
+
     def close(self) -> None:
         self.connection.close()
 
