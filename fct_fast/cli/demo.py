@@ -13,7 +13,7 @@ import typer
 
 from fct_fast.cli.options import Json, Seed, Threads
 from fct_fast.cli.output import may_overwrite, print_json, print_line, print_table
-from fct_fast.report.text import amount, span
+from fct_fast.report.text import amount, percent, span
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -65,13 +65,13 @@ def _show(result: DemoResult, path: Path) -> None:
         (
             (
                 name,
-                ROWS[name][0],
-                _percent(row.cmc1),
-                _percent(row.cmc5),
-                _percent(row.map),
-                _percent(result.gap_closed_by(name), 0),
+                what,
+                percent(result.rows[name].cmc1),
+                percent(result.rows[name].cmc5),
+                percent(result.rows[name].map),
+                percent(result.gap_closed_by(name), 0),
             )
-            for name, row in result.rows.items()
+            for name, (what, _) in ROWS.items()
         ),
         left=2,
     )
@@ -84,10 +84,6 @@ def _show(result: DemoResult, path: Path) -> None:
         f"torch {amount(result.torch_rows_per_s)} rows/s."
     )
     print_line(f"{span(result.seconds)}, seed {result.seed}. Report: {path}")
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
 
 
 def _use_threads(threads: int) -> None:

@@ -32,7 +32,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return _of_the_system(error), ERROR
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("fct_fast"):
         return f"the package {error.name!r} is missing; install it with `pip install fct-fast` and try again", ERROR
-    return f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", ERROR
+    return f"unexpected {type(error).__name__}: {str(error)[:300]}; run again with --debug to see where", ERROR
 
 
 def complain(sentence: str, *, error: BaseException | None = None) -> None:

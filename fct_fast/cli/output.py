@@ -43,7 +43,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, lef
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i < left else "right", no_wrap=i == 0 or i >= left)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     _console().print(table)

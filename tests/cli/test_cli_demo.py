@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from cli_support import Outcome, environment
+from demo_support import MAPS, made_up
 from html_support import Page
 
 from fct_fast.bundle import read_bundle
+from fct_fast.cli.demo import _show
+from fct_fast.report.demo import reading
 
 ROWS = {"naive", "old", "side", "linear", "linear_side", "h", "h_side", "new"}
 
@@ -64,3 +67,15 @@ def test_a_report_of_somebody_else_is_kept(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     demo("--out", tmp_path).failed(2, "report.html exists", "--yes")
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(made_up(), Path("out/report.html"))
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()[2:10]]
+    assert [line[0] for line in lines] == list(MAPS)
+    assert lines[6][-8:] == ["54.0", "%", "74.0", "%", "44.0", "%", "80", "%"]
+    for sentence in reading(made_up()):
+        assert sentence in out
+    assert "kernel 123,457 rows/s (level avx2), torch 100,000 rows/s" in out
+    assert out.splitlines()[-1] == "1 min 15 s, seed 4. Report: out/report.html"
