@@ -1,6 +1,7 @@
 // The upgrade of every level against a float64 chain: any rows, any cut, any threads, inside the buffers.
 #include "core/upgrade.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "check.hpp"
@@ -84,9 +85,9 @@ void check_level(CpuLevel level) {
     const std::vector<float> first(out.data(), out.data() + rows * 23);
     for (int threads : {2, 3, 8}) {
       call.threads = threads;
-      std::memset(static_cast<void*>(out.data()), 0xff, static_cast<std::size_t>(rows * 23) * 4);
+      std::fill(out.data(), out.data() + rows * 23, -1.0f);
       upgrade(packed, level, call);
-      CHECK(std::memcmp(first.data(), out.data(), first.size() * 4) == 0);
+      CHECK(first.empty() || std::memcmp(first.data(), out.data(), first.size() * 4) == 0);
     }
   }
 }
