@@ -104,7 +104,7 @@ def test_options_reach_the_job(world: World, run: Run) -> None:
     )
     assert (shard.dtype, shard.shape) == (np.float16, (100, NEW_DIM))
     assert not shard[3].any()
-    assert "zero rows" in run("status", world / "j").out
+    assert "1 (row 3)" in run("status", world / "j").out
 
 
 @pytest.mark.skipif(not native().has_bf16(native().resolve_level("")), reason="needs AVX-512 BF16")
