@@ -253,6 +253,15 @@ class TestNumbersAtTheEdge:
         assert bad.tolist() == [False, False, True]
         assert np.isfinite(new).all()
 
+    def test_overflow_of_float16_output_is_reported(self, level):
+        layer = Layer(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), relu=False)
+        up = Upgrader(TransformSpec(2, 0, 2, (Branch("old", ()),), (layer,), normalize=False), level=level)
+        old = np.array([[65503, 1], [1, -65520], [65519, 0]], np.float32)
+        new, bad = up(old, out_dtype="float16", nonfinite="flag")
+        assert bad.tolist() == [False, True, False]
+        assert np.array_equal(new, np.array([[65504, 1], [0, 0], [65504, 0]], np.float16))
+        assert not up(old, nonfinite="flag")[1].any()
+
     def test_floating_point_state_is_untouched(self, make_transform, rows):
         """No flush-to-zero, no rounding mode: the smallest subnormal survives in the process that ran the kernels."""
         libm = ctypes.CDLL("libm.so.6")

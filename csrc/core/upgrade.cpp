@@ -199,12 +199,18 @@ class BlockUpgrade {
       const float* const row = y + r * y_stride;
       // Squares of finite floats cannot overflow a double, so this is the test for NaN and Inf in the row, too.
       const double norm = std::sqrt(squares[r]);
-      if (!std::isfinite(norm)) set_status(r, RowStatus::overflow);
+      if (!std::isfinite(norm) || !fits_output(row)) set_status(r, RowStatus::overflow);
       if (packed_.normalize && is_zero_norm(norm)) set_status(r, RowStatus::zero_norm);
       const bool ok = status(r) == RowStatus::ok;
       write_row(row, r, !ok ? 0.0 : packed_.normalize ? 1.0 / norm : 1.0);
       if (call_.uncertainty) call_.uncertainty[first_ + r] = ok ? row[packed_.new_dim] : 0.0f;
     }
+  }
+
+  // float16 ends at 65504; only rows that keep their scale can pass it.
+  bool fits_output(const float* row) const {
+    if (packed_.normalize || call_.out.dtype != Dtype::f16) return true;
+    return std::all_of(row, row + packed_.new_dim, [](float x) { return std::fabs(x) < 65520.0f; });
   }
 
   void write_row(const float* row, int64_t r, double scale) {

@@ -20,7 +20,7 @@ def check_status(status: npt.NDArray[np.uint8], first_row: int = 0) -> None:
     row = first_row + int(bad[0])
     if status[bad[0]] == OVERFLOW:
         raise NonFiniteError(
-            f"row {row} is finite but its upgraded embedding overflows float32; "
+            f"row {row} is finite but its upgraded embedding overflows the output's dtype; "
             f'check the scale of the input, or pass nonfinite="flag" to get a zero row'
         )
     raise NonFiniteError(
