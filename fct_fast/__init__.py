@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it. Loaded on first use (PEP 562), so that a backfill worker never imports torch.
+# Public name -> the module that defines it. Loaded on first use (PEP 562): a backfill worker never imports torch.
 _HOMES = {
     "ForwardTransform": "fct_fast.transform",
     "TransformSpec": "fct_fast.spec",
