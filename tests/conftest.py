@@ -11,6 +11,8 @@ import torch
 from fct_fast import ForwardTransform, TransformSpec
 from fct_fast.kernels import native
 
+torch.set_num_threads(1)  # the tensors of tests are small: a second thread costs more than it gives
+
 
 @pytest.fixture(params=native().usable_levels())
 def level(request: pytest.FixtureRequest) -> str:
