@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fct_fast.cli.options import Json, Seed, Threads
-from fct_fast.cli.output import may_overwrite, print_json, print_line, print_table
+from fct_fast.cli.output import print_json, print_line, print_table
 from fct_fast.report.text import amount, percent, span
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ def run(
     ] = False,
     seed: Seed = 0,
     threads: Threads = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace a report.html that no demo made.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train two models, fit h between them, upgrade a gallery, and show what it is worth. No download, no GPU."""
     path = out / "report.html"
-    may_overwrite(path, yes=yes or (out / "h.safetensors").exists())
     if threads is not None:
         _use_threads(threads)
     with _Stages() as stages:
@@ -46,7 +44,6 @@ def run(
         from fct_fast.fs import DISK
         from fct_fast.report.demo import demo_page
 
-        DISK.make_folder(out)
         result = run_demo(seed=seed, quick=quick, out=out, progress=stages.at)
         DISK.write_atomic(path, demo_page(result, ROWS).encode())
     if as_json:

@@ -18,9 +18,10 @@ from fct_fast.gallery.stores.npy_format import npy_header
 from fct_fast.training.embed import EmbeddedViews
 from fct_fast.training.fit import FitResult
 
-__all__ = ["StoredGallery", "backfill_gallery", "store_gallery"]
+__all__ = ["StoredGallery", "backfill_gallery", "claim_folder", "store_gallery"]
 
 _MARK = "made-by-fct-fast-demo"
+_NAMES = ("gallery", "h.safetensors", "report.html")  # what a demo leaves in its output folder
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,31 @@ class StoredGallery:
         return {name: self.folder / f"{name}.npy" for name in names} | {"bundle": self.bundle}
 
 
-def store_gallery(out: Path, gallery: EmbeddedViews, h: FitResult, *, seed: int) -> StoredGallery:
-    """Write the gallery and the bundle of h below `out`; the gallery of an earlier demo there is replaced.
+def claim_folder(out: Path) -> None:
+    """Make `out` ready for a demo, whose files replace those of an earlier one.
 
-    Raises StoreError where it cannot be written, and where `out`/gallery is not of a demo's making.
+    Raises StoreError where it cannot be written, and where something of these names is not of a demo's making.
     """
+    folder = out / "gallery"
+    mark = folder / _MARK
+    try:
+        if mark.exists():
+            shutil.rmtree(folder)
+        else:
+            for name in _NAMES:
+                if (out / name).exists():
+                    raise StoreError(f"{out / name} exists and was not made by a demo; choose another output folder")
+        folder.mkdir(parents=True)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error.strerror}; choose another output folder") from None
+    write_atomic(mark, b"This folder is replaced by the next run of the demo.\n")
+
+
+def store_gallery(out: Path, gallery: EmbeddedViews, h: FitResult, *, seed: int) -> StoredGallery:
+    """Write the gallery and the bundle of h below `out`. Raises StoreError where they cannot be written."""
     stored = StoredGallery(out / "gallery", out / "h.safetensors")
-    _make_empty(stored.folder)
     for name, rows in gallery.embeddings.items():
         _write_npy(stored.folder / f"{name}.npy", rows)
     _write_npy(stored.folder / "labels.npy", gallery.labels)
@@ -67,19 +86,6 @@ def backfill_gallery(
     verification = job.verify(reference=(new, np.arange(len(new))))
     job.cutover()
     return np.load(stored.upgraded), report.to_json(), verification.to_json()
-
-
-def _make_empty(folder: Path) -> None:
-    mark = folder / _MARK
-    try:
-        if mark.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=False)
-    except FileExistsError:
-        raise StoreError(f"{folder} exists and was not made by a demo; choose another output folder") from None
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be made: {error.strerror}; choose another output folder") from None
-    write_atomic(mark, b"This folder is replaced by the next run of the demo.\n")
 
 
 def _write_npy(path: Path, rows: npt.NDArray[Any]) -> None:

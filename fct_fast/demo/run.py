@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fct_fast.demo.data import EvalSplit, load_data
-from fct_fast.demo.gallery import backfill_gallery, store_gallery
+from fct_fast.demo.gallery import backfill_gallery, claim_folder, store_gallery
 from fct_fast.demo.models import train_models
 from fct_fast.demo.pictures import picture_rows
 from fct_fast.demo.recipe import Recipe, load_recipe
@@ -62,6 +62,7 @@ def run_demo(
 def _run(
     recipe: Recipe, seed: int, out: Path, split: EvalSplit, cache_dir: Path | None, stages: _Stages, *, keep: bool
 ) -> DemoResult:
+    claim_folder(out)  # before the training, so that a place that cannot be used is found out at once
     stages.begin("draw the images")
     data = load_data(recipe, seed=seed, split=split, cache_dir=cache_dir)
     trained = train_models(data, recipe, seed=seed, on_stage=stages.begin)

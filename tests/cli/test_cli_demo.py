@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,15 @@ def test_the_report_and_the_artifacts(ran: tuple[Outcome, Path]) -> None:
     assert json.loads((out / "gallery" / "live.json").read_text())["gallery"] == str(out / "gallery" / "upgraded.npy")
 
 
-def test_a_report_of_somebody_else_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("mine")
-    demo("--out", tmp_path).failed(2, "report.html exists", "--yes")
-    assert (tmp_path / "report.html").read_text() == "mine"
+@pytest.mark.parametrize("name", ["report.html", "h.safetensors", "gallery"])
+def test_files_of_somebody_else_are_kept(tmp_path: Path, run: Callable[..., Outcome], name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    run("demo", "--quick", "--out", tmp_path).failed(1, f"{name} exists", "choose another output folder")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_found_out_at_once(run: Callable[..., Outcome]) -> None:
+    run("demo", "--out", "/proc/demo").failed(1, "/proc/demo")
 
 
 def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
