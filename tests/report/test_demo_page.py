@@ -77,7 +77,7 @@ def test_pictures_survive_bit_for_bit(result: DemoResult) -> None:
 def test_the_page_says_how_to_do_it_again(result: DemoResult) -> None:
     text = Page(demo_page(result, ROWS)).text
     assert "fct-fast demo --seed 4" in text
-    assert '"pair_views": 20' in text
+    assert f'"pair_views": {result.recipe.pair_views}' in text
     assert "STIX typefaces" in text
     assert "123,457" in text
 
