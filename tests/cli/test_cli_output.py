@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import World
+from cli_support import Outcome, World
 
 from fct_fast.cli import progress
 from fct_fast.cli.options import depths
@@ -91,3 +91,19 @@ def test_a_terminal_is_asked_and_shown_a_bar(
     else:
         assert out == ""
         assert np.load(ids).shape == (2,)
+
+
+def test_a_terminal_is_asked_before_a_cutover(
+    world: World, run: Callable[..., Outcome], start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    assert run(*world.backfill("--verify")).code == 0
+    for answer, code in (("n", 1), ("y", 0)):
+        ours, theirs = os.openpty()
+        process = start("cutover", world / "up.npy", "--json", stdin=theirs, stderr=theirs)
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        out, _ = process.communicate(timeout=60)
+        assert "live gallery? [y/N]" in os.read(ours, 10_000).decode()
+        os.close(ours)
+        assert (process.returncode, bool(out)) == (code, code == 0)
+        assert (world / "live.json").exists() == (code == 0)
