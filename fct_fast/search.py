@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,7 +84,7 @@ def topk(
             f"queries have {query_rows.shape[1]} dimensions and the gallery has {dim}; "
             f"they must be embeddings of one space"
         )
-    _check_k(k, n)
+    k = _check_k(k, n)
     merge = _Merge(query_rows, k, metric, usable_threads(threads))
     merge.add(rows)
     return merge.result()
@@ -96,11 +97,11 @@ def search_upgraded(
     _check_metric(metric)
     query_rows = as_rows(queries, "queries", up.new_dim)
     n = int(old.shape[0])
-    _check_k(k, n)
+    k = _check_k(k, n)
     merge = _Merge(query_rows, k, metric, up.threads, up.level)
     chunk = max(k, _CHUNK_BYTES // (4 * up.new_dim))
     for start, stop in _chunks(n, chunk):
-        merge.add(up(old[start:stop], None if side is None else side[start:stop]))
+        merge.add(up.chunk(old[start:stop], None if side is None else side[start:stop], start))
     return merge.result()
 
 
@@ -149,10 +150,13 @@ def _check_metric(metric: str) -> None:
         raise ConfigError(f"metric is {metric!r}; use 'cosine', 'ip' or 'l2'")
 
 
-def _check_k(k: int, n: int) -> None:
+def _check_k(k: int, n: int) -> int:
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise ConfigError(f"k is {k!r}; use a whole number")
     if n == 0:
         raise ShapeError("the gallery is empty, so there is nothing to search")
     if not 1 <= k <= min(n, MAX_K):
         raise ShapeError(
             f"k is {k}; it must be from 1 to {min(n, MAX_K)} (the gallery has {n} rows, k goes up to {MAX_K})"
         )
+    return operator.index(k)

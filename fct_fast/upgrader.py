@@ -64,8 +64,6 @@ class Upgrader:
             )
         if precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision is {precision!r}; use 'auto', 'fp32' or 'bf16'")
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}; use a number from 1 up, or None for all cores")
         if scale_check not in ("raise", "warn", "off"):
             raise ConfigError(f"scale_check is {scale_check!r}; use 'raise', 'warn' or 'off'")
         del calibration  # int8 is not in this version, and fp32 has no scales to set
@@ -75,6 +73,8 @@ class Upgrader:
         self.threads = usable_threads(threads)
         self.scale_check: ScaleCheck = scale_check
         self.level = self._usable_level(level)
+        # What a traced program is told: it may run on another machine, so only what the user forced.
+        self._traced_level, self._traced_threads = level or "", threads or 0
         self.kernel_version = KERNEL_VERSION
         self._packed = pack_spec(self.spec, self.precision)
         # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
@@ -97,7 +97,7 @@ class Upgrader:
     def at_level(self, level: str) -> Upgrader:
         """The same transform at another CPU level, sharing the weights; DeviceError where the machine lacks it."""
         other = object.__new__(Upgrader)
-        other.__dict__.update(self.__dict__, level=self._usable_level(level))
+        other.__dict__.update(self.__dict__, level=self._usable_level(level), _traced_level=level)
         return other
 
     def _usable_level(self, level: str | None) -> str:
@@ -150,6 +150,11 @@ class Upgrader:
         old, side = self._checked_inputs(old, side)
         return search_upgraded(self, queries, old, side, k, metric)
 
+    def chunk(self, old: Any, side: Any, first_row: int) -> Any:
+        """float32 numpy rows of a piece of a larger array whose row `first_row` is the piece's first; errors count from
+        there. The caller has checked the whole: nothing is checked here but for NaN and Inf."""
+        return self._run(old, side, None, None, "raise", False, first_row)[0]
+
     def _checked_inputs(self, old: Any, side: Any) -> tuple[Any, Any]:
         old = as_rows(old, "old", self.old_dim)
         if self.side_dim == 0:
@@ -186,18 +191,25 @@ class Upgrader:
         self._rows_checked += int(old.shape[0])
 
     def _run(
-        self, old: Any, side: Any, out: Any, out_dtype: Any, nonfinite: str, return_uncertainty: bool
+        self,
+        old: Any,
+        side: Any,
+        out: Any,
+        out_dtype: Any,
+        nonfinite: str,
+        return_uncertainty: bool,
+        first_row: int = 0,
     ) -> tuple[Any, Any, Any]:
         rows = old.shape[0]
         if out is None:
             out = np.empty((rows, self.new_dim), _numpy_dtype(out_dtype))
-        elif out_dtype is not None and str(out_dtype).split(".")[-1] != str(out.dtype).split(".")[-1]:
-            raise DtypeError(f"out has dtype {out.dtype} and out_dtype is {out_dtype}; give one of the two")
+        elif out_dtype is not None and _dtype_name(out_dtype) != _dtype_name(getattr(out, "dtype", None)):
+            raise DtypeError(f"out and out_dtype={out_dtype!r} are of two dtypes; give one of the two")
         status = np.empty(rows, np.uint8)
         s = np.empty(rows, np.float32) if return_uncertainty else None
         native().upgrade(self._packed, self.level, old, side, out, s, status, self.threads)
         if nonfinite == "raise":
-            check_status(status)
+            check_status(status, first_row)
         bad = status != 0
         if is_torch(out):
             import torch
@@ -210,18 +222,22 @@ class Upgrader:
     ) -> tuple[Any, Any, Any]:
         from fct_fast.kernels import ops
 
-        if self._packed_tensor is None:
-            self._packed_tensor = _as_tensor(self._packed)
+        packed = self._packed_tensor
+        if packed is None:
+            packed = _as_tensor(self._packed)
+            if not _is_traced(packed):
+                self._packed_tensor = packed
+        traced = _is_traced(old)
         result: tuple[Any, Any, Any] = ops.upgrade(
-            self._packed_tensor,
+            packed,
             old,
             side,
             self.new_dim,
             _torch_dtype(out_dtype),
             return_uncertainty,
             nonfinite == "raise",
-            self.level,
-            self.threads,
+            self._traced_level if traced else self.level,
+            self._traced_threads if traced else self.threads,
         )
         return result
 
@@ -263,29 +279,30 @@ def _is_traced(x: Any) -> bool:
 
 
 def _numpy_dtype(out_dtype: Any) -> Any:
-    name = (
-        "float32"
-        if out_dtype is None
-        else str(np.dtype(out_dtype).name if not _is_torch_dtype(out_dtype) else out_dtype)
-    )
-    name = name.removeprefix("torch.")
+    name = _dtype_name(out_dtype)
     if name not in ("float32", "float16"):
-        raise DtypeError(f"out_dtype is {name}; numpy output is float32 or float16")
+        raise DtypeError(f"out_dtype is {out_dtype!r}; numpy output is float32 or float16")
     return np.dtype(name)
 
 
 def _torch_dtype(out_dtype: Any) -> Any:
     import torch
 
-    if out_dtype is None:
-        return torch.float32
-    name = str(out_dtype if _is_torch_dtype(out_dtype) or isinstance(out_dtype, str) else np.dtype(out_dtype).name)
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    dtype = dtypes.get(name.removeprefix("torch."))
+    dtype = dtypes.get(_dtype_name(out_dtype))
     if dtype is None:
-        raise DtypeError(f"out_dtype is {name}; use float32, float16 or bfloat16")
+        raise DtypeError(f"out_dtype is {out_dtype!r}; use float32, float16 or bfloat16")
     return dtype
 
 
-def _is_torch_dtype(x: Any) -> bool:
-    return str(x).startswith("torch.")
+def _dtype_name(dtype: Any) -> str:
+    """The plain name of a numpy or torch dtype, of a name, or of nothing: float32."""
+    if dtype is None:
+        return "float32"
+    text = str(dtype).removeprefix("torch.")
+    if text in ("float32", "float16", "bfloat16"):
+        return text
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        return text

@@ -162,7 +162,34 @@ def test_search_on_the_fly_equals_search_of_the_upgraded(metric, side_dim, make_
     assert ids.tobytes() == want_ids.tobytes()
 
 
+def test_search_names_the_row_of_the_whole_gallery(make_transform, rows, monkeypatch):
+    monkeypatch.setattr("fct_fast.search._CHUNK_BYTES", 4096)
+    old = rows(3000, 12)
+    old[2345, 1] = np.nan
+    with pytest.raises(errors.NonFiniteError, match="row 2345 "):
+        Upgrader(make_transform(side_dim=0)).search(rows(2, 8), old, k=3)
+
+
 class TestBadInput:
+    @pytest.mark.parametrize("k", [2.5, "3", None, True])
+    def test_k_is_a_whole_number(self, k, rows):
+        with pytest.raises(errors.ConfigError, match="k is"):
+            topk(rows(2, 3), rows(9, 3), k)
+        assert topk(rows(2, 3), rows(9, 3), np.int32(2))[0].shape == (2, 2)
+
+    def test_rows_without_columns(self):
+        with pytest.raises(errors.ShapeError, match="0 values"):
+            topk(np.zeros((3, 0), np.float32), np.zeros((5, 0), np.float32), 3)
+
+    @pytest.mark.parametrize("threads", [0, -3, 2.7, "2"])
+    def test_threads(self, threads, rows):
+        for call in (
+            lambda: topk(rows(2, 3), rows(9, 3), 2, threads=threads),
+            lambda: prepare_gallery(rows(9, 3), threads=threads),
+        ):
+            with pytest.raises(errors.ConfigError, match="threads"):
+                call()
+
     @pytest.mark.parametrize(
         ("queries", "gallery", "options", "error", "words"),
         [

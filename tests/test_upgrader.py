@@ -98,6 +98,22 @@ class TestBf16:
         up(dirty[:, :7], dirty[:, 7:], nonfinite="flag")
         assert np.array_equal(up(old, side), spec.apply_float64(old, side))
 
+    def test_an_odd_concatenation_reads_no_leftovers(self, rows):
+        """17 + 16 columns: the pair's second half lies past the row, where an earlier call left NaN."""
+        rng = np.random.default_rng(0)
+
+        def layer(out_dim, in_dim, relu):
+            return Layer(rng.standard_normal((out_dim, in_dim)).astype(np.float32), np.zeros(out_dim, np.float32), relu)
+
+        branches = (Branch("old", (layer(17, 8, True),)), Branch("side", (layer(16, 8, True),)))
+        spec = TransformSpec(8, 8, 8, branches, (layer(8, 33, False),))
+        dirty = TransformSpec(64, 0, 64, (Branch("old", ()),), (layer(64, 64, False), layer(64, 64, False)))
+        up, soil = Upgrader(spec, precision="bf16", threads=1), Upgrader(dirty, precision="bf16", threads=1)
+        old, side = rows(50, 8), rows(50, 8, 1)
+        want = up(old, side)
+        soil(np.full((400, 64), np.nan, np.float32), nonfinite="flag")
+        assert up(old, side).tobytes() == want.tobytes()
+
     def test_nan_is_reported(self, make_transform, rows):
         up = Upgrader(make_transform(), precision="bf16")
         old, side = pair(rows, 300, 12, 5)
@@ -262,6 +278,30 @@ class TestNumbersAtTheEdge:
         assert np.array_equal(new, np.array([[65504, 1], [0, 0], [65504, 0]], np.float16))
         assert not up(old, nonfinite="flag")[1].any()
 
+    def test_overflow_of_the_uncertainty_is_reported(self, level):
+        weight = np.array([[1, 0], [0, 1], [3e38, 3e38]], np.float32)
+        spec = TransformSpec(
+            2, 0, 2, (Branch("old", ()),), (Layer(weight, np.zeros(3, np.float32), False),), uncertainty=True
+        )
+        new, s, bad = Upgrader(spec, level=level)(
+            np.array([[3, 4], [0.1, 0]], np.float32), nonfinite="flag", return_uncertainty=True
+        )
+        assert bad.tolist() == [True, False]
+        assert np.isfinite(s).all()
+        assert not new[0].any()
+
+    def test_flush_to_zero_of_the_caller_changes_nothing(self, level):
+        """torch.set_flush_denormal sets the calling thread's state; kernels run with the default one, on every thread."""
+        layer = Layer(np.eye(4, dtype=np.float32), np.zeros(4, np.float32), relu=False)
+        spec = TransformSpec(4, 0, 4, (Branch("old", ()),), (layer,), normalize=False)
+        old = np.full((5000, 4), 1e-40, np.float32)
+        assert torch.set_flush_denormal(True)
+        try:
+            for threads in (1, 4):
+                assert Upgrader(spec, level=level, threads=threads)(old).tobytes() == old.tobytes()
+        finally:
+            torch.set_flush_denormal(False)
+
     def test_floating_point_state_is_untouched(self, make_transform, rows):
         """No flush-to-zero, no rounding mode: the smallest subnormal survives in the process that ran the kernels."""
         libm = ctypes.CDLL("libm.so.6")
@@ -325,13 +365,55 @@ class TestBadInput:
         with pytest.raises(errors.DtypeError, match="read-only"):
             up(old, side, out=frozen)
 
+    def test_out_may_be_the_input_but_not_overlap_it(self, make_transform, rows):
+        layer = Layer(np.eye(4, dtype=np.float32)[::-1].copy(), np.zeros(4, np.float32), relu=False)
+        up = Upgrader(TransformSpec(4, 0, 4, (Branch("old", ()),), (layer,)))
+        memory = rows(101, 8)
+        want = up(memory[:100, :4])
+        assert np.array_equal(up(memory[:100, :4].copy()), want)
+        beside = memory.copy()
+        assert np.array_equal(up(beside[:100, :4], out=beside[:100, 4:]), want)
+        place = memory[:100, :4].copy()
+        assert np.array_equal(up(place, out=place), want)
+        shifted = memory[:, :4].copy()
+        with pytest.raises(errors.ShapeError, match="overlaps old"):
+            up(shifted[:-1], out=shifted[1:])
+        with pytest.raises(errors.ShapeError, match="lie on each other"):
+            up(torch.from_numpy(place), out=torch.empty(1, 4).expand(100, 4))
+
+    @pytest.mark.parametrize("threads", [0, -1, 2.5, "2", True, 2**40])
+    def test_wrong_threads(self, threads, make_transform):
+        with pytest.raises(errors.ConfigError, match="threads"):
+            Upgrader(make_transform(), threads=threads)
+
+    @pytest.mark.parametrize("out_dtype", ["banana", "bfloat16", 7, "float64"])
+    def test_wrong_out_dtype(self, out_dtype, make_transform, rows):
+        with pytest.raises(errors.DtypeError, match="out_dtype"):
+            Upgrader(make_transform())(*pair(rows, 4, 12, 5), out_dtype=out_dtype)
+
+    def test_masked_sparse_and_empty_rows(self, make_transform, rows):
+        up = Upgrader(make_transform(side_dim=0))
+        for old, error in [
+            (np.ma.masked_array(rows(4, 12), mask=rows(4, 12) > 0), errors.DtypeError),
+            (torch.from_numpy(rows(4, 12)).to_sparse(), errors.DtypeError),
+            (np.zeros((4, 0), np.float32), errors.ShapeError),
+        ]:
+            with pytest.raises(error):
+                up(old)
+
+    def test_views_of_torch_are_read_right(self, make_transform, rows):
+        up = Upgrader(make_transform(side_dim=0))
+        old = torch.from_numpy(rows(4, 12))
+        assert torch.equal(up(torch._neg_view(old)), up(-old))
+        assert torch.equal(up(old.clone().requires_grad_()), up(old))
+
     def test_wrong_options(self, make_transform, rows):
         h = make_transform()
         old, side = pair(rows, 4, 12, 5)
         for options, error in [
             ({"device": "cuda"}, errors.DeviceError),
             ({"precision": "fp8"}, errors.ConfigError),
-            ({"threads": 0}, errors.ConfigError),
+            ({"level": 3}, errors.ConfigError),
             ({"scale_check": "maybe"}, errors.ConfigError),
             ({"level": "avx1024"}, errors.DeviceError),
         ]:

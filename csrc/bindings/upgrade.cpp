@@ -3,8 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <deque>
 #include <optional>
+#include <utility>
 
 #include "bindings/bindings.hpp"
 #include "bindings/dlpack.hpp"
@@ -69,6 +72,36 @@ py::object pack(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normali
   return buffer;
 }
 
+// Rows are written while others are read: `out` must hold its rows apart, and may share memory with an input only in
+// place, row by row.
+void check_overlap(const MutableMatrixView& out, const MatrixView& in, const char* name) {
+  const auto range = [](const auto& view) {
+    const auto first = reinterpret_cast<std::intptr_t>(view.row(0));
+    const auto last = reinterpret_cast<std::intptr_t>(view.row(view.rows - 1));
+    const int64_t bytes = view.cols * size_of(view.dtype);
+    return std::pair{std::min(first, last), std::max(first, last) + bytes};
+  };
+  if (out.rows == 0 || in.rows == 0) return;
+  const auto [out_begin, out_end] = range(out);
+  const auto [in_begin, in_end] = range(in);
+  if (out_end <= in_begin || in_end <= out_begin) return;
+  const bool interleaved = out.row_stride * size_of(out.dtype) == in.row_stride * size_of(in.dtype);
+  const int64_t stride = std::abs(out.row_stride) * size_of(out.dtype);
+  const int64_t offset = reinterpret_cast<std::intptr_t>(out.data) - reinterpret_cast<std::intptr_t>(in.data);
+  // With one stride, row i of out meets row i of in alone when both start within one row's stride of each other.
+  const bool in_place = interleaved && offset >= 0 ? offset + out.cols * size_of(out.dtype) <= stride
+                                                   : interleaved && -offset + in.cols * size_of(in.dtype) <= stride;
+  if (!in_place)
+    throw ShapeError(std::string("out overlaps ") + name +
+                     " in memory, so rows would be overwritten before they are read; pass another out");
+}
+
+void check_rows_apart(const MutableMatrixView& out) {
+  if (out.rows > 1 && std::abs(out.row_stride) < out.cols) {
+    throw ShapeError("the rows of out lie on each other in memory; pass an out with a row of its own for each item");
+  }
+}
+
 void upgrade_arrays(const py::object& packed, const std::string& level, const py::object& old, const py::object& side,
                     const py::object& out, const py::object& uncertainty, const py::object& status, int threads) {
   const Array packed_array(packed, "packed", false);
@@ -83,6 +116,9 @@ void upgrade_arrays(const py::object& packed, const std::string& level, const py
   if (!side.is_none()) call.side = side_array.emplace(side, "side", false).matrix();
   if (!uncertainty.is_none())
     call.uncertainty = uncertainty_array.emplace(uncertainty, "uncertainty", true).vector<float>(call.old.rows);
+  check_rows_apart(call.out);
+  check_overlap(call.out, call.old, "old");
+  if (!side.is_none()) check_overlap(call.out, call.side, "side");
   call.status = status_array.vector<unsigned char>(call.old.rows);
   const CpuLevel cpu_level = level_from_name(level);
   run_released([&](const StopFn& stop) { upgrade(transform, cpu_level, call, stop); });

@@ -48,6 +48,11 @@ int64_t table_bytes(const TransformSource& source) {
 
 void check_chain(const char* where, int64_t width, std::span<const LayerSource> layers) {
   for (const LayerSource& layer : layers) {
+    if (layer.in_dim > kMaxDim || layer.out_dim > kMaxDim) {
+      throw ShapeError(std::string("a ") + where + " layer has " +
+                       std::to_string(std::max(layer.in_dim, layer.out_dim)) + " values; the kernels take up to " +
+                       std::to_string(kMaxDim));
+    }
     if (layer.in_dim != width) {
       throw ShapeError(std::string("a ") + where + " layer reads " + std::to_string(layer.in_dim) +
                        " values but is given " + std::to_string(width));

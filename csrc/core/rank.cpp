@@ -131,36 +131,38 @@ void rank(CpuLevel level, const RankCall& call, const StopFn& stop) {
 
   const int64_t strip_stride = padded_stride(rows);
   const int64_t step = std::clamp(kStripBytes / (4 * strip_stride), kMinStripQueries, kMaxStripQueries);
-  const int threads = std::max(1, call.threads);
+  const int64_t tasks = (call.queries.rows + step - 1) / step;
+  const int threads = static_cast<int>(std::clamp<int64_t>(call.threads, 1, std::max<int64_t>(tasks, 1)));
   struct Worker {
     AlignedBuffer<float> queries;
     AlignedBuffer<float> strip;
   };
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
-  parallel_for((call.queries.rows + step - 1) / step, threads,
-               [&](int64_t task, int slot) {
-                 const int64_t first = task * step;
-                 const int64_t count = std::min(step, call.queries.rows - first);
-                 const int64_t query_stride = padded_stride(depth);
-                 float* const queries = workers[slot].queries.reserve(static_cast<std::size_t>(step * query_stride));
-                 float* const strip = workers[slot].strip.reserve(static_cast<std::size_t>(step * strip_stride));
-                 load_rows(kernels, call.queries, call.metric, first, count, queries, query_stride);
-                 const TileArgs tile{.x = queries,
-                                     .x_stride = query_stride,
-                                     .rows = count,
-                                     .panels = panels.data(),
-                                     .panel_count = panels_of(rows),
-                                     .depth = depth,
-                                     .bias = nullptr,
-                                     .relu = false,
-                                     .product = product_of(call.metric),
-                                     .y = strip,
-                                     .y_stride = strip_stride};
-                 kernels.tile(&tile);
-                 QueryRanker ranker(kernels, call.positives, call.result);
-                 for (int64_t q = 0; q < count; ++q) ranker.run(first + q, strip + q * strip_stride, rows);
-               },
-               stop);
+  parallel_for(
+      tasks, threads,
+      [&](int64_t task, int slot) {
+        const int64_t first = task * step;
+        const int64_t count = std::min(step, call.queries.rows - first);
+        const int64_t query_stride = padded_stride(depth);
+        float* const queries = workers[slot].queries.reserve(static_cast<std::size_t>(step * query_stride));
+        float* const strip = workers[slot].strip.reserve(static_cast<std::size_t>(step * strip_stride));
+        load_rows(kernels, call.queries, call.metric, first, count, queries, query_stride);
+        const TileArgs tile{.x = queries,
+                            .x_stride = query_stride,
+                            .rows = count,
+                            .panels = panels.data(),
+                            .panel_count = panels_of(rows),
+                            .depth = depth,
+                            .bias = nullptr,
+                            .relu = false,
+                            .product = product_of(call.metric),
+                            .y = strip,
+                            .y_stride = strip_stride};
+        kernels.tile(&tile);
+        QueryRanker ranker(kernels, call.positives, call.result);
+        for (int64_t q = 0; q < count; ++q) ranker.run(first + q, strip + q * strip_stride, rows);
+      },
+      stop);
 }
 
 void rank_scores(CpuLevel level, const MatrixView& scores, const Positives& positives, const RankResult& result,

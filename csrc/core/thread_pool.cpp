@@ -10,9 +10,11 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "core/error.hpp"
+#include "core/float_state.hpp"
 
 namespace fct {
 namespace {
@@ -48,10 +50,7 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       const int wanted = job.max_slots - 1;
-      while (static_cast<int>(idle_or_busy_) < wanted) {
-        std::thread([this] { work(); }).detach();
-        ++idle_or_busy_;
-      }
+      grow(wanted);
       job.slots_taken = 1;
       job.running = 1;
       if (wanted > 0) jobs_.push_back(&job);
@@ -68,13 +67,24 @@ class Pool {
   }
 
  private:
+  // Called with the mutex held. Fewer threads than wanted is no error: the caller's own always works.
+  void grow(int wanted) {
+    try {
+      for (; workers_ < wanted; ++workers_) std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+    }
+  }
+
   template <typename Stop>
   void take_tasks(Job& job, int slot, Stop&& stop) {
     while (!job.cancelled.load(std::memory_order_relaxed)) {
       const int64_t index = job.next.fetch_add(1, std::memory_order_relaxed);
       if (index >= job.tasks) break;
       try {
-        (*job.task)(index, slot);
+        {
+          const DefaultFloatState state;
+          (*job.task)(index, slot);
+        }
         if (stop()) job.cancelled = true;
       } catch (...) {
         std::lock_guard lock(mutex_);
@@ -109,7 +119,7 @@ class Pool {
   std::condition_variable wake_;
   std::condition_variable done_;
   std::deque<Job*> jobs_;
-  int idle_or_busy_ = 0;
+  int workers_ = 0;
 };
 
 }  // namespace

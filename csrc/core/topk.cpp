@@ -12,8 +12,9 @@ namespace fct {
 namespace {
 
 constexpr int64_t kBlockRows = 256;    // gallery rows packed and scored at a time: 128 KiB of panels at 128 dims
-constexpr int64_t kTaskRows = 4096;    // gallery rows a task
+constexpr int64_t kTaskRows = 4096;    // gallery rows a task, at most
 constexpr int64_t kStripQueries = 48;  // queries scored at a time: a strip of 48 x 256 scores stays in L1 and L2
+constexpr int64_t kTaskProducts = 1'000'000'000;        // multiply-adds a task, so that a stop is noticed in time
 constexpr int64_t kCandidateBytes = int64_t{32} << 20;  // candidates of a block of queries, all threads
 
 struct Candidate {
@@ -81,7 +82,9 @@ class BlockSearch {
 
   void run(int64_t first_query, int64_t count, const StopFn& stop) {
     load_queries(first_query, count);
-    const int64_t tasks = (call_.gallery.rows + kTaskRows - 1) / kTaskRows;
+    const int64_t fitting = kTaskProducts / (count * call_.queries.cols) / kBlockRows * kBlockRows;
+    const int64_t task_rows = std::clamp(fitting, kBlockRows, kTaskRows);
+    const int64_t tasks = (call_.gallery.rows + task_rows - 1) / task_rows;
     const int threads = static_cast<int>(std::clamp<int64_t>(call_.threads, 1, std::max<int64_t>(tasks, 1)));
     workers_ = std::vector<Worker>(static_cast<std::size_t>(threads));
     for (Worker& worker : workers_) {
@@ -91,8 +94,8 @@ class BlockSearch {
     parallel_for(
         tasks, threads,
         [&](int64_t task, int slot) {
-          const int64_t first = task * kTaskRows;
-          const int64_t last = std::min(first + kTaskRows, call_.gallery.rows);
+          const int64_t first = task * task_rows;
+          const int64_t last = std::min(first + task_rows, call_.gallery.rows);
           for (int64_t r = first; r < last; r += kBlockRows) scan(workers_[slot], r, std::min(kBlockRows, last - r));
         },
         stop);
@@ -188,8 +191,10 @@ void topk(CpuLevel level, const TopkCall& call, const StopFn& stop) {
   const KernelTable& kernels = kernels_of(level);
   const int64_t seen = call.gallery.rows + (call.seeded ? call.k : 0);
   if (call.k < 1 || call.k > seen) throw ShapeError("k is out of range for this gallery");
+  if (call.queries.cols < 1) throw ShapeError("rows without columns have no scores");
   const int64_t per_query = capacity_for(call.k) * static_cast<int64_t>(sizeof(Candidate)) * std::max(1, call.threads);
-  const int64_t step = std::max(kStripQueries, kCandidateBytes / per_query / kStripQueries * kStripQueries);
+  const int64_t fitting = std::min(kCandidateBytes / per_query, kTaskProducts / (kBlockRows * call.queries.cols));
+  const int64_t step = std::max(kStripQueries, fitting / kStripQueries * kStripQueries);
   for (int64_t q = 0; q < call.queries.rows; q += step) {
     BlockSearch(kernels, call).run(q, std::min(step, call.queries.rows - q), stop);
   }

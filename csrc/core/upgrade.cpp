@@ -144,6 +144,8 @@ class BlockUpgrade {
       run_branch(branch, input, pong, ping + offset, concat_stride);
       offset += branch.out_dim;
     }
+    // Tiles of 16-bit pairs read one column past an odd width.
+    for (int64_t r = 0; r < rows_; ++r) ping[r * concat_stride + packed_.concat_dim] = Element{};
     int64_t in_stride = concat_stride;
     for (std::size_t i = 0; i + 1 < packed_.trunk.size(); ++i) {
       const int64_t out_stride = padded_stride(packed_.trunk[i].out_dim);
@@ -200,6 +202,7 @@ class BlockUpgrade {
       // Squares of finite floats cannot overflow a double, so this is the test for NaN and Inf in the row, too.
       const double norm = std::sqrt(squares[r]);
       if (!std::isfinite(norm) || !fits_output(row)) set_status(r, RowStatus::overflow);
+      if (packed_.uncertainty && !std::isfinite(row[packed_.new_dim])) set_status(r, RowStatus::overflow);
       if (packed_.normalize && is_zero_norm(norm)) set_status(r, RowStatus::zero_norm);
       const bool ok = status(r) == RowStatus::ok;
       write_row(row, r, !ok ? 0.0 : packed_.normalize ? 1.0 / norm : 1.0);
@@ -207,10 +210,13 @@ class BlockUpgrade {
     }
   }
 
-  // float16 ends at 65504; only rows that keep their scale can pass it.
+  // Only rows that keep their scale can pass the largest float16 or bfloat16.
   bool fits_output(const float* row) const {
-    if (packed_.normalize || call_.out.dtype != Dtype::f16) return true;
-    return std::all_of(row, row + packed_.new_dim, [](float x) { return std::fabs(x) < 65520.0f; });
+    if (packed_.normalize || call_.out.dtype == Dtype::f32) return true;
+    const bool half = call_.out.dtype == Dtype::f16;
+    return std::all_of(row, row + packed_.new_dim, [half](float x) {
+      return std::isfinite(half ? float_from_half(half_from_float(x)) : float_from_bfloat(bfloat_from_float(x)));
+    });
   }
 
   void write_row(const float* row, int64_t r, double scale) {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fct_fast.errors import ShapeError
 from fct_fast.kernels.arrays import as_rows
-from fct_fast.search import topk
+from fct_fast.search import MAX_K, topk
 
 __all__ = ["Overlap", "overlap"]
 
@@ -45,7 +45,12 @@ def overlap(
     if tuple(upgraded.shape) != tuple(new.shape):
         raise ShapeError(f"upgraded is {list(upgraded.shape)} and new is {list(new.shape)}; row i of both is one item")
     own = queries is None
+    most = min(int(new.shape[0]) - own, MAX_K - own)
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= most:
+        raise ShapeError(f"k is {k!r}; with {new.shape[0]} rows it must be a whole number from 1 to {most}")
     asked = new if own else as_rows(queries, "queries")
+    if asked.shape[0] == 0:
+        raise ShapeError("there are no queries, so there is no overlap to measure")
     depth = k + 1 if own else k
     truth = _neighbours(asked, new, depth, k, own, metric, threads)
     found = _neighbours(asked, upgraded, depth, k, own, metric, threads)

@@ -6,7 +6,8 @@ sklearn.metrics.average_precision_score does; CMC orders equal scores by lower r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,7 +41,12 @@ class Evaluation:
 
     def select(self, mask: npt.NDArray[np.bool_]) -> Evaluation:
         """The same metrics over the queries where mask [nq] is True."""
-        return _summary(self.first_rank[mask], self.average_precision[mask], tuple(self.cmc))
+        chosen = np.asarray(mask)
+        if chosen.shape != self.first_rank.shape or chosen.dtype != np.bool_:
+            raise ShapeError(
+                f"mask is {chosen.dtype} {list(chosen.shape)}, expected bool {list(self.first_rank.shape)}"
+            )
+        return _summary(self.first_rank[chosen], self.average_precision[chosen], tuple(self.cmc))
 
 
 def evaluate(
@@ -50,7 +56,7 @@ def evaluate(
     gallery_labels: npt.ArrayLike | None = None,
     metric: Literal["cosine", "ip", "l2"] = "cosine",
     exclude_self: bool | Literal["auto"] = "auto",
-    k: Sequence[int] = (1, 5),
+    k: int | Sequence[int] = (1, 5),
     threads: int | None = None,
 ) -> Evaluation:
     """Rank the whole gallery for each query: queries [nq, dim], gallery [n, dim], labels [nq] and [n] (integers or
@@ -63,6 +69,7 @@ def evaluate(
     """
     if metric not in ("cosine", "ip", "l2"):
         raise ConfigError(f"metric is {metric!r}; use 'cosine', 'ip' or 'l2'")
+    depths = _depths(k)
     query_rows, gallery_rows = as_rows(queries, "queries"), as_rows(gallery, "gallery")
     if query_rows.shape[1] != gallery_rows.shape[1]:
         raise ShapeError(
@@ -77,7 +84,7 @@ def evaluate(
     native().rank(
         resolve_level(), query_rows, gallery_rows, metric, *classes.arguments(), *ranks, usable_threads(threads)
     )
-    return _summary(ranks[0], ranks[1], tuple(k))
+    return _summary(ranks[0], ranks[1], depths)
 
 
 def rank_scores(
@@ -85,16 +92,17 @@ def rank_scores(
     query_labels: npt.ArrayLike,
     gallery_labels: npt.ArrayLike | None = None,
     exclude_self: bool | Literal["auto"] = "auto",
-    k: Sequence[int] = (1, 5),
+    k: int | Sequence[int] = (1, 5),
     threads: int | None = None,
 ) -> Evaluation:
     """`evaluate` over scores that the caller has: scores float32 [nq, n], higher is better; NaN counts as -Inf."""
+    depths = _depths(k)
     rows = as_rows(scores, "scores")
     rows = np.ascontiguousarray(to_float32(rows))
     classes = _Classes(rows.shape[0], rows.shape[1], query_labels, gallery_labels, exclude_self)
     ranks = classes.empty_result()
     native().rank_scores(resolve_level(), rows, *classes.arguments(), *ranks, usable_threads(threads))
-    return _summary(ranks[0], ranks[1], tuple(k))
+    return _summary(ranks[0], ranks[1], depths)
 
 
 class _Classes:
@@ -108,7 +116,7 @@ class _Classes:
         gallery_labels: npt.ArrayLike | None,
         exclude_self: bool | Literal["auto"],
     ) -> None:
-        if exclude_self not in (True, False, "auto"):
+        if not isinstance(exclude_self, bool) and not (isinstance(exclude_self, str) and exclude_self == "auto"):
             raise ConfigError(f"exclude_self is {exclude_self!r}; use True, False or 'auto'")
         if queries == 0 or rows == 0:
             raise ShapeError(f"there is nothing to rank: {queries} queries and {rows} gallery rows")
@@ -123,6 +131,7 @@ class _Classes:
             raise ShapeError(
                 f"exclude_self says that query i is gallery row i, but there are {queries} queries and {rows} rows"
             )
+        wanted, stored = _one_kind(wanted, stored)
         names, numbers = np.unique(stored, return_inverse=True)
         place = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
         self.query_classes: I64 = np.where(names[place] == wanted, place, -1).astype(np.int64)
@@ -141,8 +150,6 @@ class _Classes:
 
 
 def _summary(first_rank: I64, average_precision: npt.NDArray[np.float64], k: tuple[int, ...]) -> Evaluation:
-    if not k or any(int(depth) < 1 for depth in k):
-        raise ConfigError(f"k is {k}; CMC@k needs numbers from 1 up")
     ranked = first_rank > 0
     count = int(ranked.sum())
     ranks = first_rank[ranked]
@@ -156,13 +163,43 @@ def _summary(first_rank: I64, average_precision: npt.NDArray[np.float64], k: tup
     )
 
 
+def _depths(k: int | Sequence[int]) -> tuple[int, ...]:
+    depths: tuple[Any, ...] = tuple(k) if isinstance(k, Iterable) else (k,)
+    if not depths or any(isinstance(d, bool) or not hasattr(d, "__index__") or d < 1 for d in depths):
+        raise ConfigError(f"k is {k!r}; CMC@k needs whole numbers from 1 up")
+    return tuple(operator.index(depth) for depth in depths)
+
+
 def _labels(name: str, labels: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
-    array = np.asarray(labels)
+    """Labels as an array of integers (kind i or u) or of text (kind U)."""
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise ShapeError(f"{name} are of unequal lengths, expected one label a row: [{rows}]") from error
     if array.shape != (rows,):
         raise ShapeError(f"{name} has shape {list(array.shape)}, expected one label a row: [{rows}]")
-    if array.dtype.kind not in "iubUS":
+    if array.dtype.kind == "T" or (array.dtype.kind == "O" and all(isinstance(label, str) for label in array)):
+        array = array.astype(np.str_)
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iuUS":
         raise ConfigError(f"{name} has dtype {array.dtype}; labels are integers or text")
     return array
+
+
+def _one_kind(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Two label arrays that may be compared: numpy would compare int64 with uint64 as rounded floats."""
+    kinds = a.dtype.kind + b.dtype.kind
+    if kinds in ("iu", "ui"):
+        unsigned = a if a.dtype.kind == "u" else b
+        if unsigned.size and int(unsigned.max()) > np.iinfo(np.int64).max:
+            raise ConfigError("labels beyond int64 on one side and signed labels on the other cannot be compared")
+        return a.astype(np.int64), b.astype(np.int64)
+    if kinds[0] != kinds[1]:
+        raise ConfigError(
+            f"query labels are {a.dtype} and gallery labels {b.dtype}; give both as integers or both as text"
+        )
+    return a, b
 
 
 def _check_finite(name: str, rows: Any) -> None:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import os
 import platform
 from types import ModuleType
 from typing import Any
 
-from fct_fast.errors import DeviceError
+from fct_fast.errors import ConfigError, DeviceError
 
-__all__ = ["KERNEL_VERSION", "capabilities", "native", "resolve_level", "usable_threads"]
+__all__ = ["KERNEL_VERSION", "MAX_THREADS", "capabilities", "native", "resolve_level", "usable_threads"]
 
 # Raised when a change of a kernel changes the bits of any result: a job that was begun with another version is not
 # resumed.
 KERNEL_VERSION = 1
+
+MAX_THREADS = 1024
 
 
 @functools.cache
@@ -38,13 +41,23 @@ def resolve_level(level: str | None = None) -> str:
 
     Raises DeviceError for an unknown level or one that this machine cannot run.
     """
+    if level is not None and not isinstance(level, str):
+        raise ConfigError(f"level is {level!r}; use a name such as 'avx2'")
     name: str = native().resolve_level(level or "")
     return name
 
 
 def usable_threads(threads: int | None) -> int:
-    """`threads`, or the number of cores this process may use."""
-    return int(threads if threads is not None else native().available_threads())
+    """`threads`, or the number of cores this process may use. Raises ConfigError outside 1 .. MAX_THREADS."""
+    if threads is None:
+        return int(native().available_threads())
+    if (
+        isinstance(threads, bool)
+        or not hasattr(threads, "__index__")
+        or not 1 <= operator.index(threads) <= MAX_THREADS
+    ):
+        raise ConfigError(f"threads is {threads!r}; use a whole number from 1 to {MAX_THREADS}, or None for all cores")
+    return operator.index(threads)
 
 
 def capabilities() -> dict[str, Any]:

@@ -30,10 +30,18 @@ def as_rows(x: Any, name: str, dim: int | None = None) -> Any:
     if not is_torch(x) and not isinstance(x, np.ndarray):
         try:
             x = np.from_dlpack(x)
-        except (RuntimeError, BufferError, TypeError) as error:
+        except Exception as error:  # whatever a foreign producer raises
             raise DtypeError(f"{name} cannot be read through DLPack: {error}") from error
+    if is_torch(x):
+        if x.is_sparse or x.is_nested or str(x.layout) != "torch.strided":
+            raise DtypeError(f"{name} is not a plain dense tensor; pass {name}.to_dense()")
+        x = x.detach().resolve_neg()
+    elif isinstance(x, np.ma.MaskedArray):
+        raise DtypeError(f"{name} is a masked array, and masks have no meaning here; fill it or drop the masked rows")
     if x.ndim != 2:
         raise ShapeError(f"{name} has shape {list(x.shape)}; expected [rows, {dim if dim is not None else 'dim'}]")
+    if x.shape[1] == 0:
+        raise ShapeError(f"{name} has rows of 0 values; expected at least 1")
     if dim is not None and x.shape[1] != dim:
         raise ShapeError(f"{name} has {x.shape[1]} values a row, expected {dim}")
     if is_torch(x):

@@ -31,9 +31,9 @@ def upgrade(
     level "" and threads 0 mean the machine's own. Raises as Upgrader does.
     """
     rows = old.shape[0]
-    new = torch.empty((rows, new_dim), dtype=out_dtype)
-    s = torch.empty(rows if uncertainty else 0)
-    status = torch.empty(rows, dtype=torch.uint8)
+    new = torch.empty((rows, new_dim), dtype=out_dtype, device="cpu")
+    s = torch.empty(rows if uncertainty else 0, dtype=torch.float32, device="cpu")
+    status = torch.empty(rows, dtype=torch.uint8, device="cpu")
     native().upgrade(packed, level, old, side, new, s if uncertainty else None, status, threads or usable_threads(None))
     if raise_nonfinite:
         check_status(status.numpy())

@@ -42,5 +42,9 @@ def test_copies_of_a_row_do_not_break_leaving_it_out():
 def test_shapes_must_pair_up(rows):
     with pytest.raises(errors.ShapeError, match="one item"):
         overlap(rows(5, 4), rows(6, 4))
-    with pytest.raises(errors.ShapeError, match="k is 11"):
+    with pytest.raises(errors.ShapeError, match="k is 10; with 10 rows"):
         overlap(rows(10, 4), rows(10, 4), k=10)
+    with pytest.raises(errors.ShapeError, match="k is 0"):
+        overlap(rows(10, 4), rows(10, 4), k=0)
+    with pytest.raises(errors.ShapeError, match="no queries"):
+        overlap(rows(10, 4), rows(10, 4), k=3, queries=rows(0, 4))

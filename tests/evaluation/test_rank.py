@@ -134,7 +134,46 @@ class TestConventions:
         assert got.map != part.map, "the subset leaves itself out, a foreign query set does not"
 
 
+class TestLabels:
+    def test_large_integers_of_two_kinds_are_compared_exactly(self, rows):
+        x = rows(20, 4)
+        labels = 2**62 + np.arange(20)
+        got = evaluate(x, x, labels.astype(np.uint64), labels.astype(np.int64))
+        assert got.skipped == 0
+        assert got.cmc[1] == 1.0
+
+    def test_integers_and_text_are_not_mixed(self, rows):
+        with pytest.raises(errors.ConfigError, match="both as"):
+            evaluate(rows(3, 4), rows(3, 4), [1, 2, 3], ["1", "2", "3"])
+
+    def test_text_of_pandas(self, rows):
+        x = rows(6, 4)
+        text = np.array(["a", "b", "c"] * 2, object)
+        assert evaluate(x, x, text).map == evaluate(x, x, [0, 1, 2] * 2).map
+
+
+def test_flush_to_zero_does_not_change_the_result():
+    x = np.concatenate([np.eye(4, dtype=np.float32)] * 2)
+    labels = np.arange(8) % 3
+    want = evaluate(x, x, labels)
+    torch.set_flush_denormal(True)
+    try:
+        assert evaluate(x, x, labels).map == want.map
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class TestBadInput:
+    @pytest.mark.parametrize("k", [0, None, "15", (1.5,), (), True])
+    def test_k(self, k, rows):
+        with pytest.raises(errors.ConfigError, match="CMC@k"):
+            evaluate(rows(4, 2), rows(4, 2), [0, 0, 1, 1], k=k)
+        assert evaluate(rows(4, 2), rows(4, 2), [0, 0, 1, 1], k=3).cmc.keys() == {3}
+
+    def test_a_mask_of_another_length(self, rows):
+        with pytest.raises(errors.ShapeError, match="mask"):
+            evaluate(rows(4, 2), rows(4, 2), [0, 0, 1, 1]).select(np.ones(3, bool))
+
     @pytest.mark.parametrize(
         ("arguments", "options", "error", "words"),
         [

@@ -64,6 +64,31 @@ np.save({str(tmp_path / "y.npy")!r}, program.module()(torch.from_numpy(x["old"])
     assert np.array_equal(np.load(tmp_path / "y.npy"), up(old, side).numpy())
 
 
+def test_a_program_exported_here_does_not_name_this_machine(make_transform, inputs):
+    """Level and threads are the running machine's, unless the user forced them."""
+    up = Upgrader(make_transform(side_dim=0))
+    up._packed_tensor = None  # as of an Upgrader that was made before torch was imported
+
+    class Module(torch.nn.Module):
+        def forward(self, old):
+            return up(old)
+
+    program = torch.export.export(Module(), inputs[:1])
+    (call,) = [node for node in program.graph.nodes if "fct_fast" in str(node.target)]
+    assert call.args[-2:] == ("", 0)
+    assert isinstance(up(inputs[0]).numpy(), np.ndarray), "the Upgrader kept a tensor of the trace"
+
+
+def test_the_default_dtype_of_torch_does_not_matter(make_transform, inputs):
+    up = Upgrader(make_transform(uncertainty=True))
+    torch.set_default_dtype(torch.float64)
+    try:
+        new, s = up(*inputs, return_uncertainty=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert new.dtype == s.dtype == torch.float32
+
+
 def test_torch_and_numpy_give_the_same_bits(make_transform, inputs):
     up = Upgrader(make_transform())
     old, side = inputs
