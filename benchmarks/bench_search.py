@@ -30,7 +30,9 @@ def search_record(nq: int, n: int, dim: int, k: int) -> Record:
     index.add(gallery)
     prepared = prepare_gallery(gallery, "ip")
     tensors = torch.from_numpy(queries), torch.from_numpy(gallery)
-    assert (topk(queries, gallery, k, metric="ip")[1] == index.search(queries, k)[1]).mean() > 0.999
+    # The same rows; near ties may change places, since faiss sums in another order.
+    ours, theirs = topk(queries, gallery, k, metric="ip")[1], index.search(queries, k)[1]
+    assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(ours, theirs, strict=True)]) > 0.999 * k
     record = Record(f"topk fp32, {nq} queries x {n} x {dim}, k = {k}", {"threads": usable_threads(None)})
     record.timings = interleave(
         {
