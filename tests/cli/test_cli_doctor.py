@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,17 +60,17 @@ def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_module_is_one_sentence(tmp_path: Path) -> None:
-    """A copy of the package without the compiled module."""
+    """A copy of the package without the compiled module; -S, since an editable install would find the real one."""
     shutil.copytree(
         Path(fct_fast.__file__).parent, tmp_path / "fct_fast", ignore=shutil.ignore_patterns("_native*", "__pycache__")
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "from fct_fast.cli import main; main()", "doctor"],
+        [sys.executable, "-S", "-P", "-c", "from fct_fast.cli import main; main()", "doctor"],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": str(tmp_path)},
+        env={**environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), sysconfig.get_paths()["purelib"]])},
     )
     assert done.returncode == 1
     assert "NOT usable" in done.stdout

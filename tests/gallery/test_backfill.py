@@ -114,9 +114,14 @@ def test_float16_in_and_out(tmp_path: Path) -> None:
 def test_float16_that_overflows_is_refused_not_written(tmp_path: Path) -> None:
     stored = store(tmp_path, normalize=False)
     np.save(tmp_path / "old.npy", stored.rows.old * np.float32(1e7))
-    with pytest.raises(errors.NonFiniteError, match="too large for float16; use out_dtype='float32'"):
+    with pytest.raises(errors.NonFiniteError, match="row 0 .* overflows float16"):
         backfill(stored.source, tmp_path / "new.npy", stored.up, out_dtype="float16", scale_check="off")
     assert not (tmp_path / "new.npy").exists()
+    flagged = backfill(
+        stored.source, tmp_path / "flag.npy", stored.up, out_dtype="float16", scale_check="off", nonfinite="flag"
+    )
+    assert flagged.flagged > 0
+    assert np.isfinite(np.load(tmp_path / "flag.npy")).all()
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:

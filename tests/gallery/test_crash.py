@@ -27,6 +27,7 @@ from fct_fast.gallery import Job, backfill, plan_backfill
 ROOT = Path(__file__).parents[2]
 SINKS = ["new.npy", "new"]
 KILLS = 60
+KILLS_UNDER_STRESS = 3000
 
 
 class Worker:
@@ -76,7 +77,12 @@ def products(folder: Path) -> dict[str, str]:
     return {p.name: tree_digest(p) for p in folder.iterdir() if not p.name.endswith(".job")}
 
 
-def test_killed_at_random_moments_then_resumed_gives_the_same_bytes(crash_folder: Path, worker: Worker) -> None:
+@pytest.mark.parametrize(
+    "kills", [KILLS, pytest.param(KILLS_UNDER_STRESS, marks=pytest.mark.stress)], ids=["short", "stress"]
+)
+def test_killed_at_random_moments_then_resumed_gives_the_same_bytes(
+    kills: int, crash_folder: Path, worker: Worker
+) -> None:
     out, rng = crash_folder / "out", np.random.default_rng()
     seed = int(rng.integers(1 << 32))
     rng = np.random.default_rng(seed)
@@ -91,10 +97,10 @@ def test_killed_at_random_moments_then_resumed_gives_the_same_bytes(crash_folder
         shutil.rmtree(out)
         out.mkdir()
     stopped = trial = 0
-    while stopped < KILLS:
+    while stopped < kills:
         sink = SINKS[trial % 2]
         trial += 1
-        assert trial < 10 * KILLS, "the runs end before they are killed"
+        assert trial < 10 * kills, "the runs end before they are killed"
         for part in (1.0, 0.5, 0.5)[: rng.integers(1, 4)]:  # a resumed run is killed too
             status = worker.run(sink, kill_after=float(rng.uniform(0, part * seconds[sink])))
             assert status in (0, signal.SIGKILL), f"seed {seed}"

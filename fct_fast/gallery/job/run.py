@@ -218,13 +218,6 @@ class _Run:
         new, bad = self._up(rows.old, rows.side, out_dtype=self._plan.out_dtype, nonfinite="flag")
         if bad.any() and self._plan.nonfinite == "raise":
             self._refuse_bad(shard, rows, np.flatnonzero(bad))
-        if self._plan.out_dtype == "float16" and not self._plan.normalize:
-            beyond = ~np.isfinite(new).all(axis=1)
-            if beyond.any():
-                raise NonFiniteError(
-                    f"row {shard.start + int(beyond.argmax())} of the gallery becomes too large for float16; "
-                    f"use out_dtype='float32'"
-                )
         return new, rows.ids, np.flatnonzero(bad)
 
     def _refuse_bad(self, shard: Shard, rows: Rows, bad: Array) -> None:
@@ -232,7 +225,8 @@ class _Run:
 
         def error_of(chosen: Array) -> NonFiniteError | None:
             try:
-                self._up(rows.old[chosen], None if rows.side is None else rows.side[chosen], nonfinite="raise")
+                side = None if rows.side is None else rows.side[chosen]
+                self._up(rows.old[chosen], side, out_dtype=self._plan.out_dtype, nonfinite="raise")
             except NonFiniteError as error:
                 return error
             return None
@@ -242,8 +236,8 @@ class _Run:
         row, error = next((row, error) for row in bad.tolist() if (error := error_of(np.array([row]))))
         places = " and ".join(self._plan.source[name] for name in ("old", "side") if name in self._plan.source)
         raise NonFiniteError(
-            f"row {shard.start + row} of {places} holds NaN or Inf, or overflows when it is upgraded; clean it, or use "
-            f"nonfinite='flag' to write such rows as zero rows and list them"
+            f"row {shard.start + row} of {places} holds NaN or Inf, or overflows {self._plan.out_dtype} when it is "
+            f"upgraded; clean it, or use nonfinite='flag' to write such rows as zero rows and list them"
         ) from error
 
     def _commit(self, shard: Shard, made: tuple[Array, Array | None, Array]) -> None:
