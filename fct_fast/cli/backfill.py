@@ -8,8 +8,11 @@ import typer
 
 from fct_fast.cli.errors import INTERRUPTED, complain
 from fct_fast.cli.job import (
+    DropPayload,
     Ids,
     JobDir,
+    Join,
+    MaxMemory,
     Nonfinite,
     OutDtype,
     ScaleCheck,
@@ -17,6 +20,7 @@ from fct_fast.cli.job import (
     Side,
     SinkPlace,
     SourcePlace,
+    Throttle,
     plan_job,
     show_plan,
 )
@@ -37,6 +41,8 @@ def run(
     bundle: Bundle,
     side: Side = None,
     ids: Ids = None,
+    join: Join = "row",
+    drop_payload: DropPayload = False,
     job_dir: JobDir = None,
     shard_rows: ShardRows = None,
     out_dtype: OutDtype = "float32",
@@ -44,6 +50,8 @@ def run(
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
     limit: Limit = None,
+    max_memory: MaxMemory = None,
+    throttle: Throttle = None,
     threads: Threads = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Also write anew what was committed and is now damaged or gone.")
@@ -61,6 +69,8 @@ def run(
         bundle,
         side=side,
         ids=ids,
+        join=join,
+        drop_payload=drop_payload,
         threads=threads,
         precision=precision,
         shard_rows=shard_rows,
@@ -69,6 +79,8 @@ def run(
         nonfinite=nonfinite,
         scale_check=scale_check,
         limit=limit,
+        max_memory=max_memory,
+        throttle=throttle,
     )
     if dry_run:
         show_plan(job, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +12,15 @@ from fct_fast.cli.output import print_facts, print_json, print_line
 from fct_fast.report.text import amount, size, span
 
 if TYPE_CHECKING:
-    from fct_fast.gallery import Job
+    from fct_fast.gallery import Job, Plan
 
 __all__ = [
+    "DropPayload",
     "Ids",
     "JobDir",
     "JobPlace",
+    "Join",
+    "MaxMemory",
     "Nonfinite",
     "OutDtype",
     "ScaleCheck",
@@ -24,27 +28,39 @@ __all__ = [
     "Side",
     "SinkPlace",
     "SourcePlace",
+    "Throttle",
     "plan_job",
     "show_plan",
 ]
 
 SourcePlace = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="SOURCE", help="Old embeddings: a .npy file, or a folder of .npy shards.", show_default=False
+        metavar="SOURCE",
+        help="Old embeddings: a file, a folder or a pattern of files, or a URI; GALLERY#column names a column.",
+        show_default=False,
     ),
 ]
 SinkPlace = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="SINK", help="Where the new gallery goes: x.npy for one file, else a folder.", show_default=False
+        metavar="SINK", help="Where the new gallery goes; its name says what is written.", show_default=False
     ),
 ]
 JobPlace = Annotated[
-    Path, typer.Argument(metavar="JOB_OR_SINK", help="The job directory, or the gallery it writes.", show_default=False)
+    str, typer.Argument(metavar="JOB_OR_SINK", help="The job directory, or the gallery it writes.", show_default=False)
 ]
-Side = Annotated[Path | None, typer.Option(help="Side-information, joined to SOURCE by row.")]
-Ids = Annotated[Path | None, typer.Option(help="Ids of the rows; by default those of SOURCE (x.ids.npy).")]
+Side = Annotated[str | None, typer.Option(metavar="PLACE", help="Side-information: a gallery, or '#column' of SOURCE.")]
+Ids = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="Ids of the rows: '#column' of SOURCE, or x.ids.npy; found by itself mostly."),
+]
+Join = Annotated[
+    Literal["row", "id"], typer.Option(help="How a gallery of side-information is joined: row by row, or by ids.")
+]
+DropPayload = Annotated[
+    bool, typer.Option("--drop-payload", help="Leave the other columns behind, where SINK cannot keep them.")
+]
 ShardRows = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Rows committed as one; by default about 64 MiB of input and output."),
@@ -61,13 +77,30 @@ ScaleCheck = Annotated[
 ]
 
 
+def _bytes(text: str) -> int:
+    """ "2G" -> 2147483648; the parser of an option. Raises typer.BadParameter."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is no amount of memory, like 800M or 2G")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(parser=_bytes, metavar="SIZE", help="Memory that the job may take, like 800M or 2G."),
+]
+Throttle = Annotated[
+    float | None, typer.Option(min=0.001, metavar="ROWS", help="At most so many rows a second, to spare a busy store.")
+]
+
+
 def plan_job(
-    source: Path,
-    sink: Path,
+    source: str,
+    sink: str,
     bundle: Path,
     *,
-    side: Path | None,
-    ids: Path | None,
+    side: str | None,
+    ids: str | None,
     threads: int | None,
     precision: str,
     shard_rows: int | None,
@@ -96,17 +129,27 @@ def show_plan(job: Job, *, as_json: bool) -> None:
     space = plan.new_space["model_id"]
     print_facts(
         [
-            ("source", ", ".join(f"{name}: {place}" for name, place in plan.source.items())),
+            ("source", ", ".join(f"{name}: {place}" for name, place in plan.source.items()) + _joined(plan)),
             ("sink", plan.sink),
             ("job directory", plan.job_dir),
             ("rows", f"{amount(plan.rows)}, of {plan.old_dim} values{side}"),
+            ("payload", ", ".join(plan.columns) or "none"),
             ("upgraded to", f"{plan.new_dim} values of {plan.out_dtype}{f', the space of {space!r}' if space else ''}"),
             ("reads, writes", f"{size(plan.bytes_in)}, {size(plan.bytes_out)}"),
             ("shards", f"{amount(plan.shards)} of {amount(plan.shard_rows)} rows"),
             ("kernel", f"{plan.precision} on {plan.device}, level {plan.level}; about {span(plan.seconds)}"),
+            ("index", f"built at the end, about {span(plan.build_seconds)}" if plan.build_seconds else "none to build"),
+            ("memory", f"at most about {size(plan.memory_bytes)}"),
+            ("cutover", "by the store itself" if plan.store_cutover else "by a pointer file"),
         ]
     )
+    for note in plan.notes:
+        print_line(note)
     if plan.frozen_source:
         print_line("Nothing may change the source while the job runs: its store cannot tell of changes.")
     if status.phase != "planned":
         print_line(f"The job was begun before: {status.phase}, {amount(status.rows)} rows are committed.")
+
+
+def _joined(plan: Plan) -> str:
+    return f" (joined by {plan.join})" if "side" in plan.source else ""

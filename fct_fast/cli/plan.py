@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fct_fast.cli.job import (
+    DropPayload,
     Ids,
     JobDir,
+    Join,
+    MaxMemory,
     Nonfinite,
     OutDtype,
     ScaleCheck,
@@ -26,6 +29,8 @@ def run(
     bundle: Bundle,
     side: Side = None,
     ids: Ids = None,
+    join: Join = "row",
+    drop_payload: DropPayload = False,
     job_dir: JobDir = None,
     shard_rows: ShardRows = None,
     out_dtype: OutDtype = "float32",
@@ -33,6 +38,7 @@ def run(
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
     limit: Limit = None,
+    max_memory: MaxMemory = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -43,6 +49,8 @@ def run(
         bundle,
         side=side,
         ids=ids,
+        join=join,
+        drop_payload=drop_payload,
         threads=threads,
         precision=precision,
         shard_rows=shard_rows,
@@ -51,5 +59,6 @@ def run(
         nonfinite=nonfinite,
         scale_check=scale_check,
         limit=limit,
+        max_memory=max_memory,
     )
     show_plan(job, as_json=as_json)

@@ -111,10 +111,10 @@ def test_a_side_that_is_missing_on_the_command_line(world: World, run: Run) -> N
     run(*words).failed(1, "side-information of 5 values")
 
 
-@pytest.mark.parametrize("sink", ["old.npy", "h.safetensors/up.npy", "/proc/up.npy", "up.parquet"])
+@pytest.mark.parametrize("sink", ["old.npy", "h.safetensors/up.npy", "/proc/up.npy", "up.hdf5"])
 def test_a_sink_that_cannot_be(world: World, run: Run, sink: str) -> None:
     part = sink.removesuffix("/up.npy")
-    run(*world.backfill(sink=sink)).failed(2 if sink in ("old.npy", "up.parquet") else 1, part)
+    run(*world.backfill(sink=sink)).failed(2 if sink in ("old.npy", "up.hdf5") else 1, part)
     assert world.load("old.npy").shape == (ROWS, OLD_DIM)
     assert read_bundle(world / "h.safetensors").spec == world.spec
 

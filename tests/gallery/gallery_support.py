@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fct_fast.bundle import Bundle
 from fct_fast.fs import FileSystem
@@ -54,6 +55,17 @@ class Rows:
     old: Array
     side: Array
     ids: Array
+
+    def payload(self) -> pa.Table:
+        """Columns as users keep them: text with nulls, numbers with NaN, times with a zone."""
+        rng = np.random.default_rng(len(self.old))
+        count = len(self.old)
+        names = [None if i % 7 == 3 else f'item {i}, "{chr(945 + i % 24)}"\n' for i in range(count)]
+        price = rng.random(count)
+        price[::11] = np.nan
+        times = pa.array(rng.integers(0, 1 << 50, count), pa.int64()).cast(pa.timestamp("us", "UTC"))
+        columns = {"title": pa.array(names, pa.string()), "price": pa.array(price), "seen": times}
+        return pa.table(columns)
 
 
 def make_rows(count: int, seed: int = 1, dtype: str = "float32") -> Rows:

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from fct_fast import errors
 from fct_fast.bundle import write_bundle
 from fct_fast.gallery import Job, backfill, plan_backfill, write_space
 from fct_fast.space import SpaceFingerprint
+from fct_fast.spec import Branch, Layer, TransformSpec
 from fct_fast.upgrader import Upgrader
+
+ROOT = Path(__file__).parents[2]
 
 SINKS = ["new.npy", "new"]
 
@@ -288,9 +292,9 @@ def _cases(stored: Stored, folder: Path) -> list[tuple[dict[str, Any], type[Exce
         ({"source": {"side": side}}, errors.ConfigError, "a source has 'old'"),
         ({"source": folder / "none.npy"}, errors.StoreError, "has no rows"),
         ({"source": folder / "missing.npy"}, errors.StoreError, "No such file"),
-        ({"source": folder / "empty"}, errors.StoreError, "holds no .npy file"),
-        ({"source": folder / "x.parquet"}, errors.ConfigError, "no store of this version"),
-        ({"sink": "new.parquet"}, errors.ConfigError, "no store of this version"),
+        ({"source": folder / "empty"}, errors.StoreError, "holds no .npy, .parquet"),
+        ({"source": folder / "x.hdf5"}, errors.ConfigError, "no store of this version"),
+        ({"sink": "new.hdf5"}, errors.ConfigError, "no store of this version"),
         ({"sink": "old.npy"}, errors.ConfigError, "lies in the source, or holds it"),
         ({"sink": "old.npy/new.npy"}, errors.StoreError, "a part of it is a file"),
         ({"sink": "taken.npy"}, errors.StoreError, "already exists and is not of this job"),
@@ -479,3 +483,79 @@ def test_an_unfinished_job_never_writes_into_what_took_its_place(tmp_path: Path)
         with pytest.raises(errors.StoreError, match="already exists and is not of this job"):
             backfill(stored.source, tmp_path / "new.npy", stored.up, shard_rows=100, repair=repair)
     assert (tmp_path / "new.npy").read_bytes() == b"mine"
+
+
+def test_several_files_by_a_pattern_are_one_gallery(tmp_path: Path) -> None:
+    stored = store(tmp_path, 900)
+    for name in ("old", "side"):
+        for number, part in enumerate(np.array_split(getattr(stored.rows, name), 4)):
+            np.save(tmp_path / f"{name}-{number}.npy", part)
+    source = {"old": tmp_path / "old-*.npy", "side": tmp_path / "side-?.npy"}
+    backfill(source, tmp_path / "new.npy", stored.up, shard_rows=100)
+    assert np.array_equal(np.load(tmp_path / "new.npy"), stored.expected)
+
+
+def test_throttle_keeps_to_its_pace_and_is_no_part_of_the_job(tmp_path: Path) -> None:
+    stored = store(tmp_path, 1000)
+    seconds = []
+    for sink, throttle in (("fast", None), ("slow", 2000.0)):
+        start = time.perf_counter()
+        backfill(stored.source, tmp_path / sink, stored.up, shard_rows=100, throttle=throttle)
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] >= 900 / 2000  # the last shard need not wait
+    with pytest.raises(Stopped):
+        backfill(stored.source, tmp_path / "x", stored.up, shard_rows=100, throttle=1e6, progress=stop_after(3))
+    assert backfill(stored.source, tmp_path / "x", stored.up, shard_rows=100).resumed >= 300
+
+
+def test_max_memory_sets_the_size_of_a_shard_or_refuses(tmp_path: Path) -> None:
+    stored = store(tmp_path)
+    plan = plan_backfill(stored.source, tmp_path / "new", stored.up, max_memory=300 << 20).plan
+    assert plan.memory_bytes <= 300 << 20
+    free = plan_backfill(stored.source, tmp_path / "new", stored.up).plan
+    assert free.shard_rows > plan.shard_rows > 1
+    with pytest.raises(errors.ConfigError, match=r"this job needs up to [\d,]+ bytes of memory.*raise it"):
+        plan_backfill(stored.source, tmp_path / "new", stored.up, max_memory=100 << 20)
+    with pytest.raises(errors.ConfigError, match="needs up to"):
+        plan_backfill(stored.source, tmp_path / "new", stored.up, max_memory=300 << 20, shard_rows=10_000_000)
+
+
+def test_memory_stays_below_what_was_allowed(tmp_path: Path) -> None:
+    """A gallery larger than the limit, upgraded by a process of its own that reports its peak."""
+    rows, limit = 250_000, 380 << 20
+    rng = np.random.default_rng(0)
+    old = rng.standard_normal((rows, OLD_DIM * 16), dtype=np.float32)  # 244 MiB in, 244 MiB out
+    np.save(tmp_path / "old.npy", old)
+    spec = identity_spec(OLD_DIM * 16)
+    write_bundle(tmp_path / "h.safetensors", spec=spec, spaces={})
+    code = f"""
+from pathlib import Path
+import fct_fast
+report = fct_fast.backfill({str(tmp_path / "old.npy")!r}, {str(tmp_path / "new.npy")!r},
+                           {str(tmp_path / "h.safetensors")!r}, max_memory={limit})
+assert report.shards > 5, report.shards
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(1024 * int(status["VmHWM"].split()[0]))  # ru_maxrss would count what the parent held before exec
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) <= limit
+
+
+def identity_spec(dim: int) -> TransformSpec:
+    layer = Layer(np.eye(dim, dtype=np.float32), np.zeros(dim, np.float32), relu=False)
+    return TransformSpec(dim, 0, dim, (Branch("old", ()),), (layer,))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("max_memory", 0, "max_memory is None or a whole number from 1 on"),
+        ("max_memory", 1.5, "max_memory is None or a whole number"),
+        ("throttle", 0, "throttle is None or rows a second"),
+        ("throttle", float("nan"), "throttle is None or rows a second"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, option: str, value: Any, sentence: str) -> None:
+    stored = store(tmp_path, 30)
+    with pytest.raises(errors.ConfigError, match=sentence):
+        plan_backfill(stored.source, tmp_path / "new", stored.up, **{option: value})

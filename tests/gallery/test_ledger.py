@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ import pytest
 from fct_fast.errors import CorruptError, FctError, StoreError
 from fct_fast.fs import DISK
 from fct_fast.gallery.job.ledger import Ledger, Record
-from fct_fast.gallery.stores.protocol import Digests
 
+BLOCK = 5  # rows in a sealed block, so that a small ledger has some of each kind
 PLAN = {"plan": {"rows": 10, "sink": "somewhere"}, "token": "12ab"}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fct_fast.gallery.job.ledger.BLOCK_ROWS", BLOCK)
 
 
 def make(path: Path, shards: int = 12) -> Ledger:
@@ -27,12 +33,12 @@ def make(path: Path, shards: int = 12) -> Ledger:
 def record(index: int) -> Record:
     rng = np.random.default_rng(index)
     flagged = np.flatnonzero(rng.random(1000) < (0.1 if index % 3 == 0 else 0))
-    return Record(index, Digests(rng.bytes(32), rng.bytes(32) if index % 2 else b""), flagged)
+    return Record(index, rng.bytes(32), flagged)
 
 
 def content(ledger: Ledger) -> Any:
     records = [ledger.record(index) for index in sorted(ledger.done)]
-    return ledger.plan, ledger.state, [(r.shard, r.digests, r.flagged.tolist()) for r in records]
+    return ledger.plan, ledger.state, [(r.shard, r.digest, r.flagged.tolist(), r.time) for r in records]
 
 
 def test_what_is_committed_is_read_back_by_another_process(tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_what_is_committed_is_read_back_by_another_process(tmp_path: Path) -> No
     assert again.state.shards == 12
     assert again.state.flagged == sum(len(record(index).flagged) for index in range(12))
     assert again.record(3).flagged.tolist() == record(3).flagged.tolist()
-    assert again.record(5).digests == record(5).digests
+    assert again.record(5).digest == record(5).digest
     assert sorted(again.done) == list(range(12))
     again.close()
     ledger.close()
@@ -82,25 +88,34 @@ def test_no_bit_flip_is_served(tmp_path: Path) -> None:
         flipped[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(flipped)
         try:
-            opened = Ledger.open(path)
+            with contextlib.closing(Ledger.open(path)) as opened:
+                found = content(opened)
         except StoreError:  # CorruptError is one
             reported += 1
             continue
-        assert content(opened) == expected, position
-        opened.close()
+        assert found == expected, position
     assert reported > 100
 
 
 def test_a_changed_or_lost_row_is_reported(tmp_path: Path) -> None:
     changes = [
-        "DELETE FROM shard WHERE seq = 12",
-        "DELETE FROM shard WHERE seq = 5",
+        "DELETE FROM shard WHERE seq = 11",
+        "DELETE FROM shard WHERE seq = 10",
+        "DELETE FROM block WHERE number = 0",
+        "DELETE FROM block WHERE number = 1",
+        "DELETE FROM block",
+        "UPDATE block SET number = 7 WHERE number = 1",
+        "UPDATE block SET rows = flagged WHERE number = 0",
+        "UPDATE block SET flagged = x'' WHERE number = 0",
+        "UPDATE block SET chain = x'00' WHERE number = 1",
+        "UPDATE shard SET time = 0 WHERE seq = 10",
+        "DROP TABLE block",
         "DELETE FROM shard",
         "DELETE FROM job",
-        "UPDATE shard SET shard = 77 WHERE seq = 4",
-        "UPDATE shard SET vectors = ids WHERE seq = 4",
-        "UPDATE shard SET flagged = x'00' WHERE seq = 4",
-        "UPDATE shard SET seq = 99 WHERE seq = 12",
+        "UPDATE shard SET shard = 77 WHERE seq = 10",
+        "UPDATE shard SET digest = flagged WHERE seq = 10",
+        "UPDATE shard SET flagged = x'00' WHERE seq = 10",
+        "UPDATE shard SET seq = 99 WHERE seq = 11",
         "UPDATE job SET plan = replace(plan, '10', '11')",
         "UPDATE job SET state = replace(state, 'false', 'true')",
         "DROP TABLE shard",
@@ -148,4 +163,25 @@ def test_a_reader_does_not_disturb_a_writer(tmp_path: Path) -> None:
     assert reader.state.shards == 2
     reader.close()
     ledger.commit(record(3))
+    ledger.close()
+
+
+def test_rows_are_sealed_into_blocks_and_read_the_same(tmp_path: Path) -> None:
+    """At every count around the edges of blocks; also by a reader that opened the ledger before."""
+    ledger = make(tmp_path / "ledger", 0)
+    times = [0.0]
+    for count in range(1, 3 * BLOCK + 2):
+        early = Ledger.open(tmp_path / "ledger")
+        ledger.commit(record(count - 1))
+        again = Ledger.open(tmp_path / "ledger")
+        assert content(again) == content(ledger)
+        assert [r.shard for r in again.records()] == list(range(count))
+        assert [r.shard for r in early.records()] == list(range(count - 1))
+        loose = again.connection.execute("SELECT count(*) FROM shard").fetchone()[0]
+        blocks = again.connection.execute("SELECT count(*) FROM block").fetchone()[0]
+        assert (blocks, loose) == divmod(count, BLOCK)
+        times.append(again.record(count - 1).time)
+        early.close()
+        again.close()
+    assert times == sorted(times)
     ledger.close()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from fct_fast import errors
 from fct_fast.fs import FileSystem
 from fct_fast.gallery import backfill
-from fct_fast.gallery.stores import open_source
+from fct_fast.gallery.stores import open_sink, open_source
 from fct_fast.gallery.stores.npy_format import npy_header, parse_npy_header
-from fct_fast.gallery.stores.protocol import Shard
+from fct_fast.gallery.stores.protocol import Layout, Shard
 
 GOOD = np.arange(10 * OLD_DIM, dtype=np.float32).reshape(10, OLD_DIM)
 
@@ -167,3 +167,33 @@ def test_a_source_that_shrinks_while_it_is_read_is_an_error_not_a_signal(tmp_pat
     ):
         backfill(stored.source, tmp_path / "new.npy", stored.up, shard_rows=100, fs=Shrinking())
     assert not (tmp_path / "new.npy").exists()
+
+
+def test_begin_removes_the_leftovers_of_a_killed_process_and_nothing_else(tmp_path: Path) -> None:
+    new = np.random.default_rng(0).standard_normal((100, 12)).astype(np.float32)
+    layout = Layout(100, 12, np.dtype("<f4"), None, 50)
+    for name in ("new.npy", "new"):
+        sink = open_sink(tmp_path / name, layout, "token")
+        sink.begin()
+        for shard in map(layout.shard, (0, 1)):
+            sink.write(shard, new[shard.start : shard.stop], None, None)
+        sink.close()
+        partial = tmp_path / f"{name}.partial-token"
+        inside = partial if partial.is_dir() else tmp_path
+        stale = inside / (".part-000000.npy.12ab.tmp" if partial.is_dir() else f".{partial.name}.12ab.tmp")
+        stale.write_bytes(b"half")
+        foreign = tmp_path / ".notes.12ab.tmp"
+        foreign.write_bytes(b"mine")
+        again = open_sink(tmp_path / name, layout, "token")
+        again.begin()
+        assert not stale.exists()
+        assert foreign.exists()
+        assert np.array_equal(again.load(layout.shard(1)).new, new[50:])
+        again.close()
+
+
+def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "old.npy", np.ones((5, 2), np.float32))
+    np.save(tmp_path / "old.ids.npy", np.array(["a", "b", "c", "b", "d"]))
+    with pytest.raises(errors.StoreError, match=r"holds the id 'b' twice, in rows 1 and 3; ids must be unique"):
+        open_source(tmp_path / "old.npy")

@@ -14,7 +14,6 @@ from gallery_support import NEW_DIM, Stopped, Stored, small_bundle, small_spec, 
 from fct_fast import errors
 from fct_fast.gallery import Job, backfill, plan_backfill, read_live
 from fct_fast.gallery.job.ledger import Ledger
-from fct_fast.gallery.stores.protocol import Digests
 from fct_fast.upgrader import Upgrader
 
 SINKS = ["new.npy", "new"]
@@ -69,7 +68,7 @@ def recommit(job: Job) -> None:
     ledger = Ledger.create(path, plan, DISK)
     for record, shard in zip(records, loaded, strict=True):
         zero = np.flatnonzero(~shard.new.any(axis=1))
-        ledger.commit(type(record)(record.shard, Digests(shard.digests.vectors, shard.digests.ids), zero))
+        ledger.commit(type(record)(record.shard, shard.digest, zero))
     ledger.note(published=True)
     ledger.close()
 

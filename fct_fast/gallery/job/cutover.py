@@ -1,4 +1,5 @@
-"""Cutover and rollback: which gallery is live is said by a pointer file, a small JSON document written atomically.
+"""Cutover and rollback: a store that can makes the new gallery live itself, in one transaction; elsewhere a pointer
+file says which gallery is live, a small JSON document written atomically.
 
 The serving side reads the pointer, opens the gallery that it names, and embeds queries with the model of the space that
 it names: both change together, in one rename. `previous` is the pointer that was there before; rollback puts it back.
@@ -8,21 +9,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from fct_fast.errors import CorruptError, StoreError, VerificationError
+from fct_fast.errors import ConfigError, CorruptError, StoreError, VerificationError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.job.session import Session
 from fct_fast.gallery.job.verify import Verification
+from fct_fast.gallery.stores import Place
+from fct_fast.gallery.stores.protocol import LiveSink
 
-__all__ = ["cutover_job", "default_live", "is_live", "read_live", "rollback_job"]
+__all__ = ["cutover_job", "default_live", "is_live", "live_in_store", "read_live", "rollback_job"]
 
 FORMAT = 1
 
 
 def default_live(job: Session) -> Path:
-    """The pointer file where none is named: `live.json` beside the sink."""
-    return Path(job.plan.sink).with_name("live.json")
+    """The pointer file where none is named: `live.json` beside the sink, or beside the job of a server's gallery."""
+    place = Place.parse(job.plan.sink)
+    return (job.job_dir if place.scheme else place.path).with_name("live.json")
 
 
 def read_live(path: str | Path) -> dict[str, Any] | None:
@@ -49,12 +53,20 @@ def is_live(job: Session, pointer: dict[str, Any] | None) -> bool:
     return pointer is not None and pointer["gallery"] == job.plan.sink and pointer["job"] == job.token
 
 
-def cutover_job(job: Session, live: Path, fs: FileSystem) -> dict[str, Any]:
+def live_in_store(job: Session) -> bool:
+    """Whether the store of the job's sink serves its gallery."""
+    return job.sink.capabilities.cutover and cast(LiveSink, job.sink).live
+
+
+def cutover_job(job: Session, live: Path | None, fs: FileSystem) -> dict[str, Any]:
     """Make the upgraded gallery the live one and return the pointer document; again is a no-op.
 
-    Raises VerificationError where the job is not complete and verified as it lies on disk now, StoreError where the
-    pointer serves a gallery that this job did not start from.
+    live: the pointer file, None for the default one. Raises VerificationError where the job is not complete and
+    verified as it lies on disk now, StoreError where the live gallery is not the one that this job started from.
     """
+    if job.sink.capabilities.cutover:
+        return _cut_over_in_store(job, live)
+    live = live or default_live(job)
     _require_verified(job)
     current = read_live(live)
     if current is not None and is_live(job, current):
@@ -80,6 +92,8 @@ def rollback_job(job: Session, fs: FileSystem) -> dict[str, Any]:
     job is not live, StoreError where the pointer has moved on since.
     """
     cutover = job.ledger.state.live
+    if job.sink.capabilities.cutover:
+        return _roll_back_in_store(job)
     if cutover is None:
         raise VerificationError(f"the job in {job.job_dir} is not live, so there is nothing to roll back")
     path, previous = Path(cutover["pointer"]), dict(cutover["previous"])
@@ -92,6 +106,26 @@ def rollback_job(job: Session, fs: FileSystem) -> dict[str, Any]:
         _write(path, previous, fs)
     job.ledger.note(live=None)
     return previous
+
+
+def _cut_over_in_store(job: Session, live: Path | None) -> dict[str, Any]:
+    if live is not None:
+        raise ConfigError(f"{job.plan.sink} is made live by its store, not by the pointer file {live}; leave that out")
+    previous = _document(job.plan.source["old"], job.plan.old_space, None, None)
+    if not live_in_store(job):
+        _require_verified(job)
+        cast(LiveSink, job.sink).cut_over()
+    job.ledger.note(live={"pointer": None, "previous": previous})  # the store itself knows whether it is live
+    return _document(job.plan.sink, job.plan.new_space, job.token, previous)
+
+
+def _roll_back_in_store(job: Session) -> dict[str, Any]:
+    if not live_in_store(job):
+        job.ledger.note(live=None)
+        raise VerificationError(f"the job in {job.job_dir} is not live, so there is nothing to roll back")
+    cast(LiveSink, job.sink).roll_back()
+    job.ledger.note(live=None)
+    return _document(job.plan.source["old"], job.plan.old_space, None, None)
 
 
 def _require_verified(job: Session) -> None:

@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from fct_fast.errors import ConfigError
 from fct_fast.fs import DISK, FileSystem
-from fct_fast.gallery.job.cutover import cutover_job, default_live, is_live, read_live, rollback_job
+from fct_fast.gallery.job.cutover import cutover_job, is_live, live_in_store, read_live, rollback_job
 from fct_fast.gallery.job.ledger import State
 from fct_fast.gallery.job.plan import Nonfinite, Options, OutDtype, Plan, ScaleCheck, make_plan
 from fct_fast.gallery.job.run import Progress, Report, run_job
 from fct_fast.gallery.job.session import LEDGER, Session, is_running, session
 from fct_fast.gallery.job.verify import Verification, verify_job
-from fct_fast.gallery.stores import Place, open_sink, open_source
+from fct_fast.gallery.stores import Join, Place, PlaceLike, open_sink, open_source
+from fct_fast.gallery.stores.place import absolute
 from fct_fast.gallery.stores.protocol import Source
 
 if TYPE_CHECKING:
@@ -69,21 +70,28 @@ class Job:
     """
 
     def __init__(
-        self, plan: Plan, *, source: Source | None = None, up: Upgrader | None = None, fs: FileSystem = DISK
+        self,
+        plan: Plan,
+        *,
+        source: Source | None = None,
+        up: Upgrader | None = None,
+        throttle: float | None = None,
+        fs: FileSystem = DISK,
     ) -> None:
         self.plan = plan
-        self._source, self._up, self._fs = source, up, fs
+        self._source, self._up, self._throttle, self._fs = source, up, throttle, fs
         self._job_dir = Path(plan.job_dir)
 
     @classmethod
-    def open(cls, place: Place, fs: FileSystem = DISK) -> Job:
+    def open(cls, place: PlaceLike, fs: FileSystem = DISK) -> Job:
         """A job that was started, by its directory or by its sink (where the directory is the default one).
 
         Raises StoreError where there is none, CorruptError where its ledger is damaged.
         """
-        path = Path(place)
-        job_dir = path if (path / LEDGER).exists() else _default_job_dir(path)
-        opened = Session.open(job_dir if job_dir.exists() else path, fs)
+        sink = Place.parse(place)
+        given = None if sink.scheme else sink.path
+        job_dir = given if given is not None and (given / LEDGER).exists() else sink.beside(".job")
+        opened = Session.open(job_dir if job_dir.exists() or given is None else given, fs)
         opened.close()
         job = cls(opened.plan, fs=fs)
         job._job_dir = job_dir
@@ -98,7 +106,15 @@ class Job:
         NonFiniteError."""
         if self._up is None or self._source is None:
             raise ConfigError("this job was opened to look at; to run it, call backfill as it was called first")
-        return run_job(self.plan, self._source, self._up, self._fs, repair=repair, progress=progress)
+        return run_job(
+            self.plan,
+            self._source,
+            self._up,
+            self._fs,
+            repair=repair,
+            throttle=self._throttle,
+            progress=progress,
+        )
 
     def status(self) -> Status:
         """Takes no lock and changes nothing."""
@@ -145,7 +161,7 @@ class Job:
         and below `min_overlap` the check fails. progress: called with (rows done, rows). Raises VerificationError where
         a check fails or the job is not complete, JobLockedError, ConfigError, ShapeError."""
         with session(self._job_dir, self._fs) as job:
-            source = self._source or open_source(dict(job.plan.source), self._fs)
+            source = self._source or open_source(dict(job.plan.source), self._fs, join=job.plan.join)
             return verify_job(
                 job,
                 source,
@@ -156,15 +172,16 @@ class Job:
                 progress=progress,
             )
 
-    def cutover(self, live: Place | None = None) -> dict[str, Any]:
+    def cutover(self, live: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         """Make the upgraded gallery the live one; returns the pointer, whose "space" says which model embeds queries
         now.
 
-        live: the pointer file (default: `live.json` beside the sink). Again is a no-op. Raises VerificationError where
-        the job is not complete and verified, StoreError where the pointer serves another gallery, JobLockedError.
+        A store that can switches in one transaction; elsewhere the pointer file `live` does (default: `live.json`
+        beside the sink). Again is a no-op. Raises VerificationError where the job is not complete and verified,
+        StoreError where another gallery is live than the one that the job read, JobLockedError.
         """
         with session(self._job_dir, self._fs) as job:
-            return cutover_job(job, Path(live).absolute() if live is not None else default_live(job), self._fs)
+            return cutover_job(job, Path(live).absolute() if live is not None else None, self._fs)
 
     def rollback(self) -> dict[str, Any]:
         """Undo the cutover; returns the pointer that is in force again. Raises VerificationError where the job is not
@@ -178,7 +195,9 @@ class Job:
             return "running"
         if not state.published:
             return "stopped"
-        if state.live is not None and is_live(job, read_live(state.live["pointer"])):
+        if live_in_store(job):
+            return "live"
+        if state.live is not None and state.live["pointer"] and is_live(job, read_live(state.live["pointer"])):
             return "live"
         if verification is None:
             return "complete"
@@ -186,44 +205,54 @@ class Job:
 
 
 def plan_backfill(
-    source: Place | Mapping[str, Place],
-    sink: Place,
-    up: Upgrader | Place | Bundle | ForwardTransform | TransformSpec,
+    source: PlaceLike | Mapping[str, PlaceLike],
+    sink: PlaceLike,
+    up: Upgrader | str | os.PathLike[str] | Bundle | ForwardTransform | TransformSpec,
     *,
     shard_rows: int | Literal["auto"] = "auto",
-    job_dir: Place | None = None,
+    job_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     out_dtype: OutDtype = "float32",
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
+    join: Join = "row",
+    drop_payload: bool = False,
+    max_memory: int | None = None,
+    throttle: float | None = None,
     fs: FileSystem = DISK,
 ) -> Job:
     """Lay out a backfill and refuse what cannot work; nothing is written.
 
-    source: a gallery (a .npy file, or a folder of .npy shards in the order of their names), or {"old": ..., "side":
-    ...} where side-information lives apart, with "ids" where those do too. sink: a path that does not exist yet; with
-    .npy at its end one file, else a folder with a file a shard. up: an Upgrader, or what one is made from. shard_rows:
-    rows committed as one ("auto": about 64 MiB of input and output). job_dir: default `<sink>.job`. limit: only the
-    first rows. nonfinite: "raise", or "flag" to write rows with NaN or Inf as zero rows that are counted and listed.
-    scale_check: what to do where the source does not have the scale that h was fitted on.
+    source: the place of a gallery (README "Places": a path or URI, `#column` where a store has columns), or
+    {"old": ..., "side": ..., "ids": ...} where these are named apart; join: how side-information in a gallery of its
+    own is joined, by "row" or by "id". sink: a place where nothing is yet. up: an Upgrader, or what one is made from.
+    shard_rows: rows committed as one ("auto": about 64 MiB of input and output). job_dir: default `<sink>.job`. limit:
+    only the first rows. nonfinite: "raise", or "flag" to write rows with NaN or Inf as zero rows, which are counted and
+    listed.
+    scale_check: what to do where the source does not have the scale that h was fitted on. drop_payload: leave the other
+    columns of the rows behind. max_memory: bytes that the job may take. throttle: rows a second at most.
 
     Raises ConfigError, ShapeError, DtypeError, SpaceError, StoreError, NonFiniteError; with a sentence each.
     """
-    options = (shard_rows, limit, out_dtype, nonfinite, scale_check)
-    return _planned(source, sink, up, job_dir, Options(*options), fs, timed=True)
+    options = Options(shard_rows, limit, out_dtype, nonfinite, scale_check, join, drop_payload, max_memory, throttle)
+    return _planned(source, sink, up, job_dir, options, fs, timed=True)
 
 
 def backfill(
-    source: Place | Mapping[str, Place],
-    sink: Place,
-    up: Upgrader | Place | Bundle | ForwardTransform | TransformSpec,
+    source: PlaceLike | Mapping[str, PlaceLike],
+    sink: PlaceLike,
+    up: Upgrader | str | os.PathLike[str] | Bundle | ForwardTransform | TransformSpec,
     *,
     shard_rows: int | Literal["auto"] = "auto",
-    job_dir: Place | None = None,
+    job_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     out_dtype: OutDtype = "float32",
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
+    join: Join = "row",
+    drop_payload: bool = False,
+    max_memory: int | None = None,
+    throttle: float | None = None,
     repair: bool = False,
     progress: Callable[[Progress], None] | None = None,
     fs: FileSystem = DISK,
@@ -232,38 +261,35 @@ def backfill(
 
     Options as in `plan_backfill`, `progress` and `repair` as in `Job.run`.
     """
-    options = (shard_rows, limit, out_dtype, nonfinite, scale_check)
-    job = _planned(source, sink, up, job_dir, Options(*options), fs, timed=False)
-    return job.run(progress, repair=repair)
+    options = Options(shard_rows, limit, out_dtype, nonfinite, scale_check, join, drop_payload, max_memory, throttle)
+    return _planned(source, sink, up, job_dir, options, fs, timed=False).run(progress, repair=repair)
 
 
 def _planned(
-    source: Place | Mapping[str, Place],
-    sink: Place,
+    source: PlaceLike | Mapping[str, PlaceLike],
+    sink: PlaceLike,
     up: Any,
-    job_dir: Place | None,
+    job_dir: str | os.PathLike[str] | None,
     options: Options,
     fs: FileSystem,
     *,
     timed: bool,
 ) -> Job:
-    opened = open_source(source, fs)
-    sink = Path(os.path.realpath(sink))
-    folder = Path(os.path.realpath(job_dir)) if job_dir is not None else _default_job_dir(sink)
+    opened, place = open_source(source, fs, join=options.join), Place.parse(sink)
+    folder = absolute(job_dir) if job_dir is not None else place.beside(".job")
     upgrader = _upgrader(up)
-    plan = make_plan(opened, sink, folder, upgrader, options, timed=timed)
+    plan = make_plan(opened, place, folder, upgrader, options, fs, timed=timed)
     if not (folder / LEDGER).exists():
-        open_sink(sink, plan.layout, "", fs).refuse_existing()
-    return Job(plan, source=opened, up=upgrader, fs=fs)
+        open_sink(place, plan.layout, "", fs).refuse_existing()
+    return Job(plan, source=opened, up=upgrader, throttle=options.throttle, fs=fs)
 
 
 def _flagged(job: Session) -> Iterator[int]:
-    for record in job.ledger.flagged():
+    if not job.ledger.state.flagged:
+        return
+    found = [record for record in job.ledger.records() if len(record.flagged)]
+    for record in sorted(found, key=lambda record: record.shard):
         yield from (job.plan.layout.shard(record.shard).start + record.flagged).tolist()
-
-
-def _default_job_dir(sink: Path) -> Path:
-    return sink.with_name(sink.name + ".job")
 
 
 def _upgrader(up: Any) -> Upgrader:

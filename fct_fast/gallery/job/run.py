@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fct_fast.bundle import write_bundle
 from fct_fast.errors import CorruptError, LedgerMismatch, NonFiniteError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.job.ledger import Ledger, Record
 from fct_fast.gallery.job.pipeline import overlapped
-from fct_fast.gallery.job.plan import Plan, differences, mismatch, spread
+from fct_fast.gallery.job.plan import Plan, differences, mismatch
 from fct_fast.gallery.job.session import BUNDLE, LEDGER, LOCK, Session, locked
 from fct_fast.gallery.stores import open_sink
-from fct_fast.gallery.stores.protocol import Array, Digests, Rows, Shard, Source
+from fct_fast.gallery.stores.protocol import Array, Rows, Shard, Source, spread
 from fct_fast.space import SpaceFingerprint
 
 if TYPE_CHECKING:
@@ -72,12 +73,14 @@ def run_job(
     fs: FileSystem,
     *,
     repair: bool = False,
+    throttle: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Start or resume the job of `plan`, to its end.
 
-    repair: also compute again what was committed and is now damaged or gone. Raises JobLockedError, LedgerMismatch,
-    StoreError, CorruptError, NonFiniteError; what was committed before stays in each case.
+    repair: also compute again what was committed and is now damaged or gone. throttle: at most so many rows a second.
+    Raises JobLockedError, LedgerMismatch, StoreError, CorruptError, NonFiniteError; what was committed before stays in
+    each case.
     """
     job_dir, start = Path(plan.job_dir), time.perf_counter()
     if not (job_dir / LEDGER).exists():
@@ -89,7 +92,7 @@ def run_job(
         job = Session.open(job_dir, fs)
         try:
             up = _resumable(job, plan, up)
-            return _finish(_Run(job, source, up), job, start, repair, progress)
+            return _finish(_Run(job, source, up, throttle), job, start, repair, progress)
         finally:
             job.close()
 
@@ -163,11 +166,12 @@ def _resumable(job: Session, plan: Plan, up: Upgrader) -> Upgrader:
 class _Run:
     """One run of a job: knows which shards were committed before it."""
 
-    def __init__(self, job: Session, source: Source, up: Upgrader) -> None:
-        self._job, self._source, self._up = job, source, up
+    def __init__(self, job: Session, source: Source, up: Upgrader, throttle: float | None) -> None:
+        self._job, self._source, self._up, self._throttle = job, source, up, throttle
         self._plan, self._ledger, self._sink = job.plan, job.ledger, job.sink
         self._layout = job.plan.layout
         self._inherited = sorted(job.ledger.done)
+        self._sample = _Sample(spread(job.plan.rows, MEASURED_ROWS))
 
     def check(self, *, repair: bool) -> int:
         """Look at what earlier runs committed: sizes, and the bytes of the last shard; with `repair` all bytes, and
@@ -189,12 +193,14 @@ class _Run:
 
     def commit_all(self, progress: Callable[[int], None]) -> int:
         """Upgrade and commit what is not done yet; returns, and tells `progress`, the rows that this run committed."""
-        inherited, done = set(self._inherited), 0
+        inherited, done, start = set(self._inherited), 0, time.monotonic()
         todo = (self._layout.shard(index) for index in range(self._layout.shards) if index not in inherited)
         with contextlib.closing(overlapped(todo, self._source.read, self._upgrade, self._commit)) as committed:
             for shard in committed:
                 done += shard.rows
                 progress(done)
+                if self._throttle is not None and done < self._plan.rows:
+                    time.sleep(max(0.0, start + done / self._throttle - time.monotonic()))
         return done
 
     def publish(self) -> None:
@@ -214,11 +220,12 @@ class _Run:
                 f"would mix two states of it; freeze the source and start a new job with another sink"
             )
 
-    def _upgrade(self, shard: Shard, rows: Rows) -> tuple[Array, Array | None, Array]:
+    def _upgrade(self, shard: Shard, rows: Rows) -> tuple[Array, Rows, Array]:
+        """New rows [n, new_dim], what travels along with them, and the numbers of the rows that became zero rows."""
         new, bad = self._up(rows.old, rows.side, out_dtype=self._plan.out_dtype, nonfinite="flag")
         if bad.any() and self._plan.nonfinite == "raise":
             self._refuse_bad(shard, rows, np.flatnonzero(bad))
-        return new, rows.ids, np.flatnonzero(bad)
+        return new, rows, np.flatnonzero(bad)
 
     def _refuse_bad(self, shard: Shard, rows: Rows, bad: Array) -> None:
         """Raise for the first row that is NaN, Inf or overflows; a zero norm alone is no error."""
@@ -240,25 +247,30 @@ class _Run:
             f"upgraded; clean it, or use nonfinite='flag' to write such rows as zero rows and list them"
         ) from error
 
-    def _commit(self, shard: Shard, made: tuple[Array, Array | None, Array]) -> None:
-        new, ids, flagged = made
-        self._ledger.commit(Record(shard.index, self._sink.write(shard, new, ids), flagged))
+    def _commit(self, shard: Shard, made: tuple[Array, Rows, Array]) -> None:
+        digest = self._write(shard, made)
+        self._sample.take(shard, made[0])
+        self._ledger.commit(Record(shard.index, digest, made[2]))
+
+    def _write(self, shard: Shard, made: tuple[Array, Rows, Array]) -> bytes:
+        new, rows, _ = made
+        return self._sink.write(shard, new, rows.ids, rows.payload if self._plan.payload else None)
 
     def _damage(self, index: int) -> str | None:
         """A sentence when a committed shard is not on disk as it was committed."""
         shard = self._layout.shard(index)
         try:
-            digests: Digests | None = self._sink.load(shard).digests
+            loaded = self._sink.load(shard)
         except StoreError as error:
             return str(error)
-        if digests != self._ledger.record(index).digests:
+        if loaded.digest != self._ledger.record(index).digest:
             return f"{self._sink.where(shard)} does not hold the bytes that were committed"
+        self._sample.take(shard, loaded.new)
         return None
 
     def _write_again(self, index: int) -> None:
         shard = self._layout.shard(index)
-        new, ids, _ = self._upgrade(shard, self._source.read(shard))
-        if self._sink.write(shard, new, ids) != self._ledger.record(index).digests:
+        if self._write(shard, self._upgrade(shard, self._source.read(shard))) != self._ledger.record(index).digest:
             raise CorruptError(
                 f"{self._sink.where(shard)} was computed again and differs from what was committed: source or machine "
                 f"are not what they were; start a new job with another sink"
@@ -266,13 +278,27 @@ class _Run:
 
     def _measured(self) -> SpaceFingerprint | None:
         """The fingerprint of what was written; None where every row is a zero row."""
-        rows = self._sink.take(spread(self._plan.rows, MEASURED_ROWS))
+        rows = self._sample.rows()
         rows = rows[rows.any(axis=1)]
         if not len(rows):
             return None
         return SpaceFingerprint.measure(
             rows, model_id=self._plan.new_space["model_id"], metric=self._plan.new_space["metric"]
         )
+
+
+class _Sample:
+    """The rows at some positions of the new gallery, picked up as its shards pass by."""
+
+    def __init__(self, positions: npt.NDArray[np.int64]) -> None:
+        self._positions, self._rows = positions, dict[int, Array]()
+
+    def take(self, shard: Shard, new: Array) -> None:
+        low, high = np.searchsorted(self._positions, (shard.start, shard.stop))
+        self._rows[shard.index] = new[self._positions[low:high] - shard.start]
+
+    def rows(self) -> Array:
+        return np.concatenate([self._rows[index] for index in sorted(self._rows)])
 
 
 def _damaged(fault: str) -> CorruptError:

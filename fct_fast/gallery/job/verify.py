@@ -1,8 +1,8 @@
 """Verification: what was written is what h makes of the source, and nothing is missing.
 
-Every byte is read again and held against the ledger; ids against the source; norms; a sample of rows is computed anew
-in float64 by the transform's plain definition; and where true new embeddings of some rows are given, their neighbours
-are compared with those of the upgraded rows."""
+Every byte is read again and held against the ledger; ids and payload against the source; norms; a sample of rows of
+each shard is computed anew in float64 by the transform's plain definition; and where true new embeddings of some rows
+are given, their neighbours are compared with those of the upgraded rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from fct_fast.evaluation import overlap
 from fct_fast.gallery.job.ledger import Record
 from fct_fast.gallery.job.plan import Plan
 from fct_fast.gallery.job.session import Session
-from fct_fast.gallery.stores.protocol import Array, Shard, Source
+from fct_fast.gallery.stores.payload import first_difference
+from fct_fast.gallery.stores.protocol import Array, Loaded, Rows, Shard, Source
 
 __all__ = ["Check", "Verification", "verify_job"]
 
@@ -89,8 +90,8 @@ def verify_job(
             f"committed); run it to the end first"
         )
     state = job.sink.state()
-    scan = _Scan(job, source, reference, progress)
-    checks = [*scan.checks(), _check_space(job), _check_sample(job, source, sample_rows)]
+    scan = _Scan(job, source, sample_rows, reference, progress)
+    checks = [*scan.checks(), _check_space(job), scan.sample.check()]
     share = None
     if reference is not None:
         share, check = _check_overlap(scan, reference, k, min_overlap, job.plan)
@@ -115,19 +116,22 @@ def verify_job(
 
 
 class _Scan:
-    """One pass over the whole sink: bytes, ids, zero rows and norms; and the rows of the reference on the way."""
+    """One pass over the whole sink and its source: bytes, ids, payload, zero rows and norms; and, on the way, a sample
+    of each shard against float64 and the rows of the reference."""
 
     def __init__(
         self,
         job: Session,
         source: Source,
+        sample_rows: int,
         reference: tuple[npt.ArrayLike, npt.ArrayLike] | None,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._job, self._source = job, source
-        self._faults: dict[str, list[str]] = {"checksums": [], "ids": [], "norms": [], "flagged rows": []}
+        self._faults = {name: list[str]() for name in ("checksums", "ids", "payload", "norms", "flagged rows")}
         self._wanted = None if reference is None else np.asarray(reference[1])
         self.found: list[tuple[Array, Array]] = []
+        self.sample = _Sample(job, sample_rows)
         self._rows, self._flagged, self._worst = 0, 0, 0.0
         for shard in map(job.plan.layout.shard, range(job.plan.shards)):
             if shard.index in job.ledger.done:
@@ -140,9 +144,12 @@ class _Scan:
         details = {
             "checksums": f"{state.shards} shards hold the bytes that were committed",
             "ids": f"equal to those of {plan.source['old']}" if plan.ids_dtype else "row positions",
+            "payload": f"{len(plan.columns)} columns, equal to those of {plan.source['old']}",
             "norms": f"largest |norm - 1| is {self._worst:.1e}" if plan.normalize else "not normalised, none promised",
             "flagged rows": f"{self._flagged} zero rows, as recorded",
         }
+        if not plan.columns:
+            del self._faults["payload"]
         complete = self._rows == plan.rows == min(self._source.rows, plan.fields["limit"] or plan.rows)
         counts = Check("counts", complete, f"{self._rows:,} of {plan.rows:,} rows in {state.shards} shards")
         return [counts] + [
@@ -158,12 +165,15 @@ class _Scan:
             self._faults["checksums"].append(str(error))
             return
         self._rows += len(loaded.new)
-        if loaded.digests != record.digests:
+        if loaded.digest != record.digest:
             self._faults["checksums"].append(f"{sink.where(shard)} differs from what was committed")
-        if loaded.ids is not None:
-            expected = self._source.read(shard).ids
-            if expected is None or not np.array_equal(loaded.ids, expected):
-                self._faults["ids"].append(f"{sink.where(shard)} has other ids than the source")
+        try:
+            rows = self._source.read(shard)
+        except StoreError as error:
+            self._faults["ids"].append(str(error))
+            return
+        self._compare(shard, loaded, rows)
+        self.sample.take(shard, rows, loaded.new)
         zero = np.flatnonzero(~loaded.new.any(axis=1))
         self._flagged += len(zero)
         if not np.array_equal(zero, record.flagged):
@@ -182,6 +192,50 @@ class _Scan:
             ids = np.arange(shard.start, shard.stop) if loaded.ids is None else loaded.ids
             chosen = np.flatnonzero(np.isin(ids, self._wanted))
             self.found.append((ids[chosen], loaded.new[chosen]))
+
+    def _compare(self, shard: Shard, loaded: Loaded, rows: Rows) -> None:
+        where = self._job.sink.where(shard)
+        if loaded.ids is not None and (rows.ids is None or not np.array_equal(loaded.ids, rows.ids)):
+            self._faults["ids"].append(f"{where} has other ids than the source")
+        if self._job.plan.columns:
+            differing = first_difference(rows.payload, loaded.payload)
+            if differing is not None:
+                self._faults["payload"].append(f"{where} has another {differing!r:.80} than the source")
+
+
+class _Sample:
+    """Some rows of every shard against the transform's definition in float64."""
+
+    def __init__(self, job: Session, sample_rows: int) -> None:
+        self._plan, self._spec = job.plan, job.bundle().spec
+        self._rng = np.random.default_rng(int(job.plan.key[:16], 16))
+        self._share = sample_rows / job.plan.rows
+        self._rows, self._errors, self._lengths, self._worst = 0, 0.0, 0.0, (-1.0, 0)
+
+    def take(self, shard: Shard, rows: Rows, new: Array) -> None:
+        count = min(shard.rows, max(1, round(self._share * shard.rows)))
+        chosen = np.sort(self._rng.choice(shard.rows, count, replace=False))
+        for start in range(0, count, ORACLE_ROWS):
+            part = chosen[start : start + ORACLE_ROWS]
+            part = part[new[part].any(axis=1)]  # zero rows are held against the ledger by the scan
+            side = None if rows.side is None else rows.side[part]
+            expected = self._spec.apply_float64(rows.old[part], side)[:, : self._plan.new_dim]
+            errors = np.linalg.norm(new[part].astype(np.float64) - expected, axis=1)
+            lengths = np.linalg.norm(expected, axis=1)
+            self._errors += float(errors @ errors)
+            self._lengths += float(lengths @ lengths)
+            relative = np.nan_to_num(errors / np.maximum(lengths, np.finfo(np.float64).tiny), nan=np.inf)
+            if len(part) and relative.max() > self._worst[0]:
+                self._worst = float(relative.max()), shard.start + int(part[np.argmax(relative)])
+        self._rows += count
+
+    def check(self) -> Check:
+        bound, rounding = TOLERANCE[self._plan.precision], ROUNDING[self._plan.out_dtype]
+        total = float(np.sqrt(self._errors / max(self._lengths, np.finfo(np.float64).tiny)))
+        worst, row = max(self._worst[0], 0.0), self._worst[1]
+        passed = self._rows > 0 and total <= bound + rounding and worst <= ROW_FACTOR * bound + rounding
+        detail = f"relative error {total:.1e}, of a single row at most {worst:.1e} (row {row})"
+        return Check(f"{self._rows:,} sampled rows against float64", passed, detail)
 
 
 def _norms(rows: Array) -> F64:
@@ -204,32 +258,6 @@ def _check_space(job: Session) -> Check:
         )
     right = (space.dim, space.model_id) == (job.plan.new_dim, job.plan.new_space["model_id"])
     return Check("space", right, f"stamped as {space.model_id!r}, {space.dim} values a row")
-
-
-def _check_sample(job: Session, source: Source, sample_rows: int) -> Check:
-    """A sample of rows against the transform's definition in float64."""
-    plan, spec = job.plan, job.bundle().spec
-    rng = np.random.default_rng(int(plan.key[:16], 16))
-    positions = np.sort(rng.choice(plan.rows, min(sample_rows, plan.rows), replace=False))
-    name = f"{len(positions):,} sampled rows against float64"
-    errors, lengths = np.zeros(len(positions)), np.zeros(len(positions))
-    for start in range(0, len(positions), ORACLE_ROWS):
-        part = slice(start, start + ORACLE_ROWS)
-        try:
-            rows, new = source.take(positions[part]), job.sink.take(positions[part]).astype(np.float64)
-        except StoreError as error:
-            return Check(name, False, str(error))
-        written = new.any(axis=1)  # zero rows are held against the ledger by the scan
-        side = None if rows.side is None else rows.side[written]
-        expected = spec.apply_float64(rows.old[written], side)[:, : plan.new_dim]
-        errors[part][written] = np.linalg.norm(new[written] - expected, axis=1)
-        lengths[part][written] = np.linalg.norm(expected, axis=1)
-    relative = errors / np.maximum(lengths, np.finfo(np.float64).tiny)
-    total, worst = float(np.linalg.norm(errors)) / max(float(np.linalg.norm(lengths)), 1e-300), float(relative.max())
-    bound, rounding = TOLERANCE[plan.precision], ROUNDING[plan.out_dtype]
-    passed = total <= bound + rounding and worst <= ROW_FACTOR * bound + rounding
-    row = int(positions[int(np.argmax(np.nan_to_num(relative, nan=np.inf)))])
-    return Check(name, passed, f"relative error {total:.1e}, of a single row at most {worst:.1e} (row {row})")
 
 
 def _check_overlap(

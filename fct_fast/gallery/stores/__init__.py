@@ -1,48 +1,108 @@
-"""Where galleries live: one module a store, found here by path."""
+"""Where galleries live: one module a store, found here by the place's scheme or ending, imported when it is used."""
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, cast
 
-from fct_fast.errors import ConfigError
+from fct_fast.errors import ConfigError, StoreError
 from fct_fast.fs import DISK, FileSystem
-from fct_fast.gallery.stores.npy import open_npy_source
-from fct_fast.gallery.stores.npy_sink import NpySink
-from fct_fast.gallery.stores.protocol import Layout, Sink, Source
+from fct_fast.gallery.stores.place import Place, PlaceLike
+from fct_fast.gallery.stores.protocol import Columns, Layout, Sink, Source, Store
 
-__all__ = ["Place", "open_sink", "open_source"]
+__all__ = ["Join", "Place", "PlaceLike", "open_sink", "open_source"]
 
-Place: TypeAlias = str | os.PathLike[str]
+Join = Literal["row", "id"]
 
-# Name ending of a place -> the store. A folder and a sink without an ending are npy's; the stores to come join here.
-_STORES = {"": "npy", ".npy": "npy"}
+# Store -> its module, and the extra that installs what it needs. The stores to come join these tables.
+_STORES = {
+    "npy": ("npy", ""),
+    "parquet": ("parquet", ""),
+    "faiss": ("faiss_file", "faiss"),
+    "lance": ("lance_dataset", "lance"),
+    "postgres": ("postgres", "postgres"),
+}
+_SCHEMES = {"postgresql": "postgres", "postgres": "postgres"}
+_ENDINGS = {
+    ".npy": "npy",
+    ".parquet": "parquet",
+    ".arrow": "parquet",
+    ".feather": "parquet",
+    ".faiss": "faiss",
+    ".index": "faiss",
+    ".lance": "lance",
+}
+_FOLDERS = ("npy", "parquet")  # stores that write a folder of shards where a sink has no ending
 
 
-def open_source(source: Place | Mapping[str, Place], fs: FileSystem = DISK) -> Source:
-    """The gallery at a path, or one whose "old", "side" and "ids" live apart.
+def open_source(source: PlaceLike | Mapping[str, PlaceLike], fs: FileSystem = DISK, *, join: Join = "row") -> Source:
+    """The gallery at a place, or one whose "old", "side" and "ids" are named apart.
 
-    Raises ConfigError where no store reads the path, and what the store raises for a gallery that it cannot read.
+    join: how side-information in a gallery of its own is joined, by row or by the ids of both. Raises ConfigError
+    where no store reads a place, and what the store raises for a gallery that it cannot read.
     """
-    places = source if isinstance(source, Mapping) else {"old": source}
-    paths = {str(name): Path(place) for name, place in places.items()}
-    for path in paths.values():
-        _store(path)
-    return open_npy_source(paths, fs)
+    named = dict(source) if isinstance(source, Mapping) else {"old": source}
+    if "old" not in named or set(named) - {"old", "side", "ids"}:
+        raise ConfigError(f"a source has 'old' and may have 'side' and 'ids', got {sorted(named)}")
+    if join not in ("row", "id"):
+        raise ConfigError(f"join is 'row' or 'id', got {join!r:.80}")
+    old = Place.parse(named["old"])
+    side, ids = (Place.parse(named[name], old) if name in named else None for name in ("side", "ids"))
+    store = _store_of_source(old)
+    if side is None or (side.gallery == old.gallery and side.column != old.column):
+        return _module(store).open_source(Columns(old, side, ids), fs)
+    from fct_fast.gallery.stores.joined import JoinedSource
+
+    first = _module(store).open_source(Columns(old, ids=ids), fs)
+    return JoinedSource(first, _module(_store_of_source(side)).open_source(Columns(side), fs), join)
 
 
-def open_sink(place: Place, layout: Layout, token: str, fs: FileSystem = DISK) -> Sink:
+def open_sink(place: PlaceLike, layout: Layout, token: str, fs: FileSystem = DISK) -> Sink:
     """A gallery to be written at `place`; `token` marks the files of one job. Raises ConfigError as `open_source`."""
-    _store(Path(place))
-    return NpySink(Path(place), layout, token, fs)
+    place = Place.parse(place)
+    store = _named_store(place)
+    if store is None:  # a folder: of the source's kind, where that writes folders
+        like = layout.form.get("store", "")
+        store = like if like in _FOLDERS else "npy"
+    return _module(store).open_sink(place, layout, token, fs)
 
 
-def _store(path: Path) -> str:
-    ending = "" if path.is_dir() else path.suffix
-    if ending not in _STORES:
+def _store_of_source(place: Place) -> str:
+    store = _named_store(place)
+    if store is not None:
+        return store
+    # A folder without an ending: what is in it or, for partitioned data sets, below it.
+    for entry in sorted(place.path.rglob("*")):
+        if entry.suffix in (".parquet", ".arrow", ".feather", ".npy") and not entry.name.startswith((".", "_")):
+            return _ENDINGS[entry.suffix]
+    raise StoreError(f"{place} holds no .npy, .parquet, .arrow or .feather file; check the path of the gallery")
+
+
+def _named_store(place: Place) -> str | None:
+    """The store that the scheme or the ending of a place names; None for a folder without one."""
+    if place.scheme:
+        if place.scheme in _SCHEMES:
+            return _SCHEMES[place.scheme]
+        raise ConfigError(f"no store of this version reads or writes {place}; its URIs are {', '.join(_SCHEMES)}://")
+    path = place.path
+    if path.suffix in _ENDINGS:
+        return _ENDINGS[path.suffix]
+    if path.is_dir() or not path.suffix:
+        return None
+    raise ConfigError(
+        f"no store of this version reads or writes {place}; a name ends in {', '.join(_ENDINGS)}, or is a folder"
+    )
+
+
+def _module(store: str) -> Store:
+    name, extra = _STORES[store]
+    try:
+        return cast(Store, importlib.import_module(f"{__name__}.{name}"))
+    except ModuleNotFoundError as error:
+        missing: Any = error.name or ""
+        if not extra or missing.startswith("fct_fast"):
+            raise
         raise ConfigError(
-            f"no store of this version reads or writes {path}; give a .npy file or a folder of .npy shards"
-        )
-    return _STORES[ending]
+            f"the {store} store needs the package {missing!r}; install it with: pip install 'fct-fast[{extra}]'"
+        ) from error

@@ -11,54 +11,63 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fct_fast.errors import ConfigError, CorruptError, ShapeError, SpaceError, StoreError
 from fct_fast.fs import FileSystem, write_atomic
+from fct_fast.gallery.stores.ids import require_unique
 from fct_fast.gallery.stores.npy_column import NpyColumn, ids_path, npy_files, space_path
-from fct_fast.gallery.stores.protocol import Capabilities, Rows, Shard
+from fct_fast.gallery.stores.place import Place, absolute
+from fct_fast.gallery.stores.protocol import Array, Capabilities, Columns, Layout, Rows, Shard, spread
 from fct_fast.space import SpaceFingerprint
 
-__all__ = ["NpySource", "absolute", "open_npy_source", "read_space", "space_bytes", "write_space"]
+if TYPE_CHECKING:
+    from fct_fast.gallery.stores.npy_sink import NpySink
+
+__all__ = ["NpySource", "open_sink", "open_source", "read_space", "space_bytes", "write_space"]
 
 MAX_SPACE_BYTES = 16 << 20
 
 
 class NpySource:
-    """A gallery in .npy files: places "old" and, optionally, "side" and "ids", joined by row.
+    """A gallery in .npy files: vectors and, optionally, ids.
 
     Raises StoreError, DtypeError or ShapeError where a file cannot be used or row counts differ, SpaceError where a
     fingerprint is of another width than its rows.
     """
 
     capabilities = Capabilities(atomic_swap=True, ids=True, payload=False, snapshot=False)
+    payload = b""
+    held_bytes = 0
+    notes: Sequence[str] = ()
+    form: Mapping[str, Any] = MappingProxyType({"store": "npy"})
 
-    def __init__(self, places: Mapping[str, Path], fs: FileSystem) -> None:
-        self._paths = {name: absolute(path) for name, path in places.items()}
-        self._columns = {
-            name: NpyColumn.vectors(path, fs) for name, path in self._paths.items() if name in ("old", "side")
-        }
-        found = self._find_ids()
-        if found:
-            self._columns["ids"] = NpyColumn.ids(found, fs)
-        for name, column in self._columns.items():
-            if column.rows != self.rows:
-                raise ShapeError(
-                    f"{self._describe(name)} has {column.rows} rows, but {self._describe('old')} has {self.rows}; "
-                    f"they are joined by row and must pair up"
-                )
+    def __init__(self, old: Path, ids: Path | None, fs: FileSystem) -> None:
+        self._paths = {"old": old} | ({"ids": ids} if ids is not None else {})
+        self._vectors = NpyColumn.vectors(old, fs)
+        found = npy_files(ids, ids=True) if ids is not None else self._sidecars()
+        self._ids = NpyColumn.ids(found, fs) if found else None
         if self.rows == 0:
-            raise StoreError(f"{self._paths['old']} has no rows; there is nothing to upgrade")
-        self.spaces = {name: space for name in self.dims if (space := read_space(self._paths[name], fs)) is not None}
-        for name, space in self.spaces.items():
-            if space.dim != self.dims[name]:
-                raise SpaceError(
-                    f"{space_path(self._paths[name])} describes rows of {space.dim} values, but {self._paths[name]} "
-                    f"has {self.dims[name]}; delete or correct the fingerprint"
+            raise StoreError(f"{old} has no rows; there is nothing to upgrade")
+        if self._ids is not None:
+            where = str(ids) if ids is not None else f"the ids of {old}"
+            if self._ids.rows != self.rows:
+                raise ShapeError(
+                    f"{where} has {self._ids.rows} rows, but {old} has {self.rows}; they are joined by row and must "
+                    f"pair up"
                 )
+            require_unique(self._ids.read(0, self.rows), where)
+        space = read_space(old, fs)
+        self.spaces = {} if space is None else {"old": space}
+        if space is not None and space.dim != self._vectors.dim:
+            raise SpaceError(
+                f"{space_path(old)} describes rows of {space.dim} values, but {old} has {self._vectors.dim}; delete or "
+                f"correct the fingerprint"
+            )
 
     @property
     def places(self) -> Mapping[str, str]:
@@ -66,46 +75,55 @@ class NpySource:
 
     @property
     def rows(self) -> int:
-        return self._columns["old"].rows
+        return self._vectors.rows
 
     @property
     def dims(self) -> Mapping[str, int]:
-        return {name: column.dim for name, column in self._columns.items() if name != "ids"}
+        return {"old": self._vectors.dim}
 
     @property
     def ids_dtype(self) -> np.dtype[Any] | None:
-        return self._columns["ids"].dtype if "ids" in self._columns else None
+        return None if self._ids is None else self._ids.dtype
 
     @property
     def row_bytes(self) -> int:
-        return sum(column.row_bytes for column in self._columns.values())
+        return self._vectors.row_bytes + (self._ids.row_bytes if self._ids is not None else 0)
 
     def identity(self) -> dict[str, Any]:
-        found = {name: column.identity() for name, column in self._columns.items()}
+        found = {"old": self._vectors.identity()} | ({"ids": self._ids.identity()} if self._ids is not None else {})
         for name, path in self._paths.items():
             found[name] |= {"path": str(path), "listed": len(npy_files(path, ids=name == "ids"))}
         return found
 
     def read(self, shard: Shard) -> Rows:
-        read = {name: column.read(shard.start, shard.stop) for name, column in self._columns.items()}
-        return Rows(read["old"], read.get("side"), read.get("ids"))
+        ids = None if self._ids is None else self._ids.read(shard.start, shard.stop)
+        return Rows(self._vectors.read(shard.start, shard.stop), ids=ids)
 
-    def take(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
-        read = {name: column.take(positions) for name, column in self._columns.items()}
-        return Rows(read["old"], read.get("side"), read.get("ids"))
+    def take(self, positions: npt.NDArray[np.int64]) -> Rows:
+        return Rows(self._vectors.take(positions), ids=None if self._ids is None else self._ids.take(positions))
 
-    def overlaps(self, path: str) -> bool:
-        target = absolute(Path(path))
-        files = {file.path for column in self._columns.values() for file in column.files}
+    def sample(self, count: int) -> Rows:
+        return self.take(spread(self.rows, count))
+
+    def all_ids(self) -> Array | None:
+        return None if self._ids is None else self._ids.read(0, self.rows)
+
+    def overlaps(self, place: Place) -> bool:
+        if place.scheme:
+            return False
+        columns = [self._vectors] if self._ids is None else [self._vectors, self._ids]
+        files = {absolute(file.path) for column in columns for file in column.files}
         return any(
-            target == place or target in place.parents or (place in target.parents and place.is_dir())
-            for place in [*self._paths.values(), *files]
+            place.path == own or place.path in own.parents or (own in place.path.parents and own.is_dir())
+            for own in [*self._paths.values(), *files]
         )
 
-    def _find_ids(self) -> list[Path]:
-        if "ids" in self._paths:
-            return npy_files(self._paths["ids"], ids=True)
-        files = [file.path for file in self._columns["old"].files]
+    def close(self) -> None:
+        pass
+
+    def _sidecars(self) -> list[Path]:
+        """The `.ids.npy` beside each file of vectors; none or all must be there."""
+        files = [file.path for file in self._vectors.files]
         found = [ids_path(file) for file in files if ids_path(file).exists()]
         if found and len(found) < len(files):
             lacking = next(file for file in files if not ids_path(file).exists())
@@ -114,20 +132,18 @@ class NpySource:
             )
         return found
 
-    def _describe(self, name: str) -> str:
-        return str(self._paths.get(name, f"the ids of {self._paths['old']}"))
+
+def open_source(columns: Columns, fs: FileSystem) -> NpySource:
+    for place in (columns.old, columns.side, columns.ids):
+        if place is not None and place.column:
+            raise ConfigError(f"{place} names a column, which .npy files do not have; give a file for each kind of row")
+    return NpySource(columns.old.path, columns.ids.path if columns.ids is not None else None, fs)
 
 
-def open_npy_source(places: Mapping[str, Path], fs: FileSystem) -> NpySource:
-    unknown = set(places) - {"old", "side", "ids"}
-    if unknown or "old" not in places:
-        raise ConfigError(f"a source has 'old' and may have 'side' and 'ids', got {sorted(places)}")
-    return NpySource(places, fs)
+def open_sink(place: Place, layout: Layout, token: str, fs: FileSystem) -> NpySink:
+    from fct_fast.gallery.stores.npy_sink import NpySink
 
-
-def absolute(path: Path) -> Path:
-    """The path with links resolved in its parent, so that two names of one place compare equal."""
-    return Path(os.path.realpath(path))
+    return NpySink(place.path, layout, token, fs)
 
 
 def read_space(gallery: Path, fs: FileSystem) -> SpaceFingerprint | None:

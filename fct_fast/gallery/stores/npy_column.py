@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -42,20 +43,23 @@ def space_path(gallery: Path) -> Path:
 
 
 def npy_files(path: Path, *, ids: bool = False) -> list[Path]:
-    """The files of a gallery: the file itself, or the folder's .npy files in the order of their names, without the
-    sidecars of ids unless `ids` are what is looked for."""
+    """The files of a gallery in the order of their names: the file itself, those that a pattern (`part-*.npy`) fits, or
+    the .npy files of the folder; without the sidecars of ids unless `ids` are what is looked for."""
     try:
-        if not path.is_dir():
+        if glob.has_magic(path.name) and not path.exists():
+            found = sorted(path.parent.glob(path.name))
+        elif path.is_dir():
+            found = sorted(path / entry.name for entry in os.scandir(path) if entry.is_file())
+        else:
             path.stat()
             return [path]
-        names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}; check the path of the gallery") from error
-    names = [name for name in names if name.endswith(".npy") and name[0] != "."]
-    names = [name for name in names if ids or not name.endswith(".ids.npy")]
-    if not names:
+    found = [file for file in found if file.suffix == ".npy" and file.name[0] != "."]
+    found = [file for file in found if ids or not file.name.endswith(".ids.npy")]
+    if not found:
         raise StoreError(f"{path} holds no .npy file; give a .npy file or a folder of them")
-    return [path / name for name in names]
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class NpyColumn:
         return out
 
     def take(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Array:
-        """The rows at rising positions."""
+        """The rows at some positions, in the order given."""
         wanted = np.asarray(positions, np.int64)
         out = np.empty((len(wanted), *self.shape), self.dtype)
         numbers = np.searchsorted(self._starts, wanted, "right") - 1

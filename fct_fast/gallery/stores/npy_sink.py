@@ -13,18 +13,21 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fct_fast.errors import CorruptError, StoreError
 from fct_fast.fs import FileSystem
-from fct_fast.gallery.stores.npy import absolute, read_space, space_bytes
-from fct_fast.gallery.stores.npy_column import NpyColumn, NpyFile, byte_view, ids_path, space_path
-from fct_fast.gallery.stores.npy_format import NpyHeader, npy_header
-from fct_fast.gallery.stores.protocol import Array, Capabilities, Digests, Layout, Loaded, Shard
+from fct_fast.gallery.stores.npy import read_space, space_bytes
+from fct_fast.gallery.stores.npy_column import byte_view, ids_path, space_path
+from fct_fast.gallery.stores.npy_format import npy_header
+from fct_fast.gallery.stores.place import absolute
+from fct_fast.gallery.stores.protocol import Array, Capabilities, Layout, Loaded, Shard
 from fct_fast.space import SpaceFingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["NpySink"]
 
@@ -44,6 +47,10 @@ class _Column:
 
 class NpySink:
     """A gallery in .npy files; see `protocol.Sink`. A path that ends in .npy is one file, any other a folder."""
+
+    held_bytes = 0
+    build_seconds = 0.0
+    notes: Sequence[str] = ()
 
     def __init__(self, path: Path, layout: Layout, token: str, fs: FileSystem) -> None:
         self._path, self._layout, self._token, self._fs = absolute(path), layout, token, fs
@@ -87,25 +94,19 @@ class NpySink:
             if not current.exists():
                 self._fs.write_atomic(current, self._header(column, self._layout.rows))
 
-    def write(self, shard: Shard, new: Array, ids: Array | None) -> Digests:
-        digests = Digests(*(self._put(column, shard, rows) for column, rows in self._pairs(new, ids)))
+    def write(self, shard: Shard, new: Array, ids: Array | None, payload: pa.Table | None) -> bytes:
+        sha = hashlib.sha256()
+        for column, rows in zip(self._columns, [new] if ids is None else [new, ids], strict=True):
+            sha.update(self._put(column, shard, rows))
         for path, fd in self._open.items():
             self._fs.flush(fd, path)
-        return digests
+        return sha.digest()
 
     def load(self, shard: Shard) -> Loaded:
-        arrays = [self._get(column, shard) for column in self._columns]
-        return Loaded(arrays[0], arrays[1] if len(arrays) > 1 else None, Digests(*map(_digest, arrays)))
-
-    def take(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Array:
-        column = self._columns[0]
-        shards = map(self._layout.shard, range(self._layout.shards)) if self._folder else [self._whole()]
-        files = [
-            NpyFile(self._file(column, shard), NpyHeader((shard.rows, *column.shape), column.dtype, offset), 0)
-            for shard in shards
-            for offset in [len(self._header(column, shard.rows))]
-        ]
-        return NpyColumn(files, self._fs).take(positions)
+        sha, arrays = hashlib.sha256(), [self._get(column, shard) for column in self._columns]
+        for rows in arrays:
+            sha.update(byte_view(rows))
+        return Loaded(arrays[0], arrays[1] if len(arrays) > 1 else None, None, sha.digest())
 
     def fault(self, shards: Collection[int]) -> str | None:
         if not self._folder:
@@ -172,7 +173,8 @@ class NpySink:
         elif not (stamp.exists() and stamp.read_bytes() == data):  # it is there after a crash between two renames
             self._fs.write_atomic(self._partial(stamp), data)
 
-    def _put(self, column: _Column, shard: Shard, rows: Array) -> bytes:
+    def _put(self, column: _Column, shard: Shard, rows: Array) -> memoryview:
+        """Write one shard of a column; returns its bytes."""
         data = byte_view(np.ascontiguousarray(rows, column.dtype))
         path = self._file(column, shard)
         if self._folder:
@@ -182,7 +184,7 @@ class NpySink:
                 self._open[path] = self._fs.open_file(path, write=True)
             offset = len(self._header(column, self._layout.rows)) + shard.start * column.row_bytes
             self._fs.write_at(self._open[path], path, data, offset)
-        return hashlib.sha256(data).digest()
+        return data
 
     def _get(self, column: _Column, shard: Shard) -> Array:
         """One shard of a column; its header must be the very bytes that were written."""
@@ -201,9 +203,6 @@ class NpySink:
         finally:
             self._fs.close_file(fd, path)
         return rows
-
-    def _pairs(self, new: Array, ids: Array | None) -> list[tuple[_Column, Array]]:
-        return list(zip(self._columns, [new] if ids is None else [new, ids], strict=True))
 
     def _header(self, column: _Column, rows: int) -> bytes:
         return npy_header(column.dtype, (rows, *column.shape))
@@ -245,7 +244,3 @@ def _part(shard: Shard, column: _Column) -> str:
 def _occupied(path: Path) -> bool:
     """Whether something is there; an empty folder is a place to write to."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
-
-
-def _digest(rows: Array) -> bytes:
-    return hashlib.sha256(byte_view(rows)).digest()
