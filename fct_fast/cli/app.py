@@ -31,6 +31,7 @@ _VERBS = {
     "verify": "verify",
     "cutover": "cutover",
     "rollback": "rollback",
+    "report": "report",
     "search": "search",
     "doctor": "doctor",
 }

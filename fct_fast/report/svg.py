@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
-__all__ = ["Bar", "bars", "curve"]
+from fct_fast.report.text import span
+
+__all__ = ["Bar", "bars", "curve", "rates"]
 
 _LABEL_WIDTH, _ROW, _BAR = 120, 30, 16  # of a bar chart, in pixels
 
@@ -66,3 +70,31 @@ def curve(values: Sequence[float], *, width: int = 220, height: int = 70, most: 
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
     drawing = Markup('<svg viewBox="0 0 {} {}" role="img" class="curve"><polyline points="{}"/></svg>')
     return drawing.format(width, height, points)
+
+
+def rates(edges: npt.NDArray[np.float64], values: npt.NDArray[np.float64], *, width: int = 760) -> Markup:
+    """Rates as steps: `values` [n] between `edges` [n + 1], in seconds; the axis begins at 0."""
+    left, top, plot, height = 80, 10, 160, 200
+    step = 10.0 ** math.floor(math.log10(max(float(values.max()), 1e-9)))
+    step = next(step * part for part in (0.2, 0.5, 1.0, 2.0, 5.0) if values.max() <= 5 * step * part)
+    limit = step * math.ceil(float(values.max()) / step)
+
+    def x(second: float) -> float:
+        return round(left + (width - left - 40) * second / float(edges[-1]), 1)
+
+    def y(value: float) -> float:
+        return round(top + plot * (1 - value / limit), 1)
+
+    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" class="rates">').format(width, height)]
+    for tick in range(round(limit / step) + 1):
+        at = y(tick * step)
+        parts.append(Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/>').format(left, width - 40, at, at))
+        label = f"{tick * step:,.10g}"
+        parts.append(Markup('<text x="{}" y="{}" class="tick">{}</text>').format(left - 8, at + 4, label))
+    for share in (0.0, 0.5, 1.0):
+        at, label = share * float(edges[-1]), span(share * float(edges[-1]))
+        parts.append(Markup('<text x="{}" y="{}" class="time">{}</text>').format(x(at), height - 8, label))
+    corners = zip(np.repeat(edges, 2)[1:-1].tolist(), np.repeat(values, 2).tolist(), strict=True)
+    points = " ".join(f"{x(second)},{y(value)}" for second, value in corners)
+    parts.append(Markup('<polyline points="{}" class="line"/>').format(points))
+    return Markup("").join([*parts, Markup("</svg>")])

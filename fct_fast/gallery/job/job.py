@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fct_fast.errors import ConfigError
 from fct_fast.fs import DISK, FileSystem
 from fct_fast.gallery.job.cutover import cutover_job, is_live, live_in_store, read_live, rollback_job
+from fct_fast.gallery.job.inspect import History, SampleRow, history_of, samples_of
 from fct_fast.gallery.job.ledger import State
 from fct_fast.gallery.job.plan import Nonfinite, Options, OutDtype, Plan, ScaleCheck, make_plan
 from fct_fast.gallery.job.run import Progress, Report, run_job
@@ -145,6 +146,21 @@ class Job:
         with contextlib.closing(Session.open(self._job_dir, self._fs)) as job:
             return np.fromiter(_flagged(job), np.int64)
 
+    def history(self) -> History | None:
+        """How fast the job went, commit by commit; None before the first one."""
+        if not (self._job_dir / LEDGER).exists():
+            return None
+        with contextlib.closing(Session.open(self._job_dir, self._fs)) as job:
+            return history_of(job)
+
+    def samples(self, count: int = 8) -> list[SampleRow]:
+        """The first rows of up to `count` committed shards, held against the transformation in float64. Raises
+        StoreError where source or sink cannot be read."""
+        if not (self._job_dir / LEDGER).exists():
+            return []
+        with contextlib.closing(Session.open(self._job_dir, self._fs)) as job:
+            return samples_of(job, self._opened_source(job), count)
+
     def verify(
         self,
         *,
@@ -161,10 +177,9 @@ class Job:
         and below `min_overlap` the check fails. progress: called with (rows done, rows). Raises VerificationError where
         a check fails or the job is not complete, JobLockedError, ConfigError, ShapeError."""
         with session(self._job_dir, self._fs) as job:
-            source = self._source or open_source(dict(job.plan.source), self._fs, join=job.plan.join)
             return verify_job(
                 job,
-                source,
+                self._opened_source(job),
                 sample_rows=sample_rows,
                 reference=reference,
                 k=k,
@@ -188,6 +203,11 @@ class Job:
         live, StoreError where a later cutover changed the pointer, JobLockedError."""
         with session(self._job_dir, self._fs) as job:
             return rollback_job(job, self._fs)
+
+    def _opened_source(self, job: Session) -> Source:
+        if self._source is None:
+            self._source = open_source(dict(job.plan.source), self._fs, join=job.plan.join)
+        return self._source
 
     def _phase(self, job: Session, verification: Verification | None) -> Phase:
         state = job.ledger.state

@@ -161,7 +161,9 @@ def make_plan(
     layout = Layout(rows, up.spec.new_dim, dtype, ids_dtype, shard_rows, payload, source.form)
     target = open_sink(sink, layout, "", fs)
     columns = _check_sink(source, target, payload)
-    memory = BASE_BYTES + held + target.held_bytes + SHARDS_HELD * shard_rows * (source.row_bytes + new_bytes)
+    memory = (
+        BASE_BYTES + held + target.held_bytes + SHARDS_HELD * min(rows, shard_rows) * (source.row_bytes + new_bytes)
+    )
     if options.max_memory is not None and memory > options.max_memory:
         raise ConfigError(
             f"this job needs up to {memory:,} bytes of memory, {held + target.held_bytes:,} of them because a store "
