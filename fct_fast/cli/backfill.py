@@ -30,7 +30,7 @@ from fct_fast.cli.progress import Meter
 from fct_fast.report.text import amount, size, span
 
 if TYPE_CHECKING:
-    from fct_fast.gallery import Job, Report
+    from fct_fast.gallery import Job, Progress, Report
 
 __all__ = ["run"]
 
@@ -101,7 +101,13 @@ def _run(job: Job, repair: bool) -> Report:
     plan = job.plan
     try:
         with Meter("backfill", plan.rows, row_bytes=(plan.bytes_in + plan.bytes_out) // plan.rows) as meter:
-            return job.run(lambda at: meter.update(at.rows, inherited=at.rows - at.done), repair=repair)
+
+            def tell(at: Progress) -> None:
+                meter.update(at.rows, inherited=at.rows - at.done)
+                if at.rows == at.total_rows and plan.build_seconds >= 1:
+                    complain(f"all rows are written; building the index takes about {span(plan.build_seconds)}")
+
+            return job.run(tell, repair=repair)
     except KeyboardInterrupt:
         done = job.status().rows
         complain(
