@@ -25,6 +25,10 @@ _PACKAGES = {
     "pytorch_metric_learning": ("pytorch-metric-learning", "demo"),
     "matplotlib": ("matplotlib", "demo"),
     "jinja2": ("Jinja2", "reports"),
+    "pyarrow": ("pyarrow", "Parquet and Arrow galleries, payload columns"),
+    "faiss": ("faiss-cpu", "FAISS galleries: pip install 'fct-fast[faiss]'"),
+    "lance": ("pylance", "Lance galleries: pip install 'fct-fast[lance]'"),
+    "psycopg": ("psycopg", "PostgreSQL galleries: pip install 'fct-fast[postgres]'"),
 }
 
 
