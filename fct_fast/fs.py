@@ -64,6 +64,9 @@ class FileSystem:
     def close(self, fd: int) -> None:
         os.close(fd)
 
+    def truncate(self, fd: int, size: int) -> None:
+        os.truncate(fd, size)
+
     def replace(self, source: Path, target: Path) -> None:
         source.replace(target)
 
@@ -114,6 +117,12 @@ class FileSystem:
         with _sentence("write", path):
             self._pwrite_all(fd, data, offset)
 
+    def shorten(self, fd: int, path: Path, size: int) -> None:
+        """Cut off what a file has beyond `size` bytes; on disk only after `flush`."""
+        with _sentence("write", path):
+            if os.fstat(fd).st_size > size:
+                self.truncate(fd, size)
+
     def flush(self, fd: int, path: Path) -> None:
         """Put what was written to the file on disk. Never call it again for the same bytes after an error."""
         with _sentence("flush", path):
@@ -138,14 +147,22 @@ class FileSystem:
             self.replace(source, target)
             self._fsync_folder(target.parent)
 
+    def flush_folder(self, path: Path) -> None:
+        """Put the entries of a folder on disk: also those that a process made which was killed before it could."""
+        with _sentence("flush", path):
+            self._fsync_folder(path)
+
     def remove(self, path: Path) -> None:
         """Delete a file if it is there."""
         with _sentence("delete", path), contextlib.suppress(FileNotFoundError):
             self.unlink(path)
 
     def make_folder(self, path: Path) -> None:
-        """Create `path` and its missing parents, and put each on disk."""
+        """Create `path` and its missing parents, and put each on disk: also one that is there, since a process that
+        was killed may have made it and no more."""
         if path.is_dir():
+            if os.access(path.parent, os.R_OK):  # otherwise no process of ours can have made it
+                self.flush_folder(path.parent)
             return
         if path.parent != path:
             self.make_folder(path.parent)

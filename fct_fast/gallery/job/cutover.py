@@ -70,6 +70,7 @@ def cutover_job(job: Session, live: Path | None, fs: FileSystem) -> dict[str, An
     _require_verified(job)
     current = read_live(live)
     if current is not None and is_live(job, current):
+        fs.flush_folder(live.parent)  # a cutover that was killed may have renamed without
         job.ledger.note(live={"pointer": str(live), "previous": current["previous"]})
         return current
     if current is not None and current["gallery"] != job.plan.source["old"]:
@@ -104,6 +105,8 @@ def rollback_job(job: Session, fs: FileSystem) -> dict[str, Any]:
                 f"{path} serves {current['gallery']}, not {job.plan.sink}; roll back what came after this job first"
             )
         _write(path, previous, fs)
+    elif current is not None:
+        fs.flush_folder(path.parent)  # a rollback that was killed may have renamed without
     job.ledger.note(live=None)
     return previous
 

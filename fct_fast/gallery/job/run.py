@@ -89,6 +89,7 @@ def run_job(
     with locked(job_dir, fs):
         if not (job_dir / LEDGER).exists():
             _create(plan, up, job_dir, fs)
+        fs.flush_folder(job_dir)  # the ledger's name, where a start was killed before it was on disk
         job = Session.open(job_dir, fs)
         try:
             up = _resumable(job, plan, up)

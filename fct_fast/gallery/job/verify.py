@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from fct_fast.gallery.job.ledger import Record
 from fct_fast.gallery.job.plan import Plan
 from fct_fast.gallery.job.session import Session
 from fct_fast.gallery.stores.payload import first_difference
-from fct_fast.gallery.stores.protocol import Array, LiveSink, Loaded, Rows, Shard, Source
+from fct_fast.gallery.stores.protocol import Array, Loaded, Rows, Shard, Source
 
 __all__ = ["Check", "Verification", "verify_job"]
 
@@ -88,11 +88,6 @@ def verify_job(
         raise VerificationError(
             f"the job in {job.job_dir} is not complete ({job.ledger.state.shards} of {job.plan.shards} shards are "
             f"committed); run it to the end first"
-        )
-    if job.sink.capabilities.cutover and cast(LiveSink, job.sink).live:
-        raise VerificationError(
-            f"the job in {job.job_dir} is live in its store, where the name of its source now serves the new gallery; "
-            f"roll it back to verify it again"
         )
     state = job.sink.state()
     scan = _Scan(job, source, sample_rows, reference, progress)

@@ -174,7 +174,9 @@ class NpyColumn:
                     f"{file.path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
                 )
                 for offset in _places(stat.st_size, max(2, _BLOCKS // len(self.files))):
-                    blocks.update(os.pread(fd, _BLOCK, offset))
+                    block = bytearray(min(_BLOCK, stat.st_size - offset))
+                    self._fs.read_at(fd, file.path, memoryview(block), offset)
+                    blocks.update(block)
         return {
             "files": len(self.files),
             "rows": self.rows,
@@ -197,5 +199,5 @@ class NpyColumn:
 
 def _places(size: int, count: int) -> list[int]:
     """Offsets of `count` blocks spread over a file, its first and its last among them."""
-    last = max(0, size - _BLOCK)
+    last, count = max(0, size - _BLOCK), max(2, min(count, -(-size // _BLOCK)))
     return sorted({last * i // (count - 1) for i in range(count)})

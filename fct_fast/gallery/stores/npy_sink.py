@@ -80,13 +80,14 @@ class NpySink:
                 raise StoreError(f"{path} already exists and is not of this job; remove it or choose another sink")
 
     def begin(self) -> None:
+        self._fs.make_folder(self._path.parent)
+        self._fs.flush_folder(self._path.parent)  # a process that was killed may have renamed without
         if self.published:
             return
         if self._folder:
             self._fs.make_folder(self._partial(self._path))
             self._remove_leftovers(self._partial(self._path), ".")
             return
-        self._fs.make_folder(self._path.parent)
         for final in self._finals():
             self._remove_leftovers(self._path.parent, f".{self._partial(final).name}.")
         for column in self._columns:
@@ -180,10 +181,12 @@ class NpySink:
         if self._folder:
             self._fs.write_atomic(path, self._header(column, shard.rows), data)
         else:
+            header = self._header(column, self._layout.rows)
             if path not in self._open:
-                self._open[path] = self._fs.open_file(path, write=True)
-            offset = len(self._header(column, self._layout.rows)) + shard.start * column.row_bytes
-            self._fs.write_at(self._open[path], path, data, offset)
+                self._open[path] = fd = self._fs.open_file(path, write=True)
+                self._fs.write_at(fd, path, header, 0)  # the same bytes, but where the file was damaged
+                self._fs.shorten(fd, path, len(header) + self._layout.rows * column.row_bytes)
+            self._fs.write_at(self._open[path], path, data, len(header) + shard.start * column.row_bytes)
         return data
 
     def _get(self, column: _Column, shard: Shard) -> Array:
