@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gallery_support import Rows
 
-STORES = ("npy",)
+STORES = ("npy", "parquet", "lance", "postgres")
 
 
 @dataclass(frozen=True)
