@@ -1,11 +1,13 @@
 // A fiber: a function on a stack of its own that gives up the processor only where it says so.
 #pragma once
 
-#include <ucontext.h>
-
 #include <cstddef>
 #include <functional>
 #include <memory>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
 
 namespace fct::shim {
 
@@ -26,13 +28,21 @@ class Fiber {
   bool done() const { return done_; }
 
  private:
-  static void enter(unsigned low, unsigned high);
+#if defined(__x86_64__)
+  using Context = void*;  // a stack pointer, below it the registers that a call keeps
+#else
+  using Context = ucontext_t;
+#endif
+
+  static void enter();
+  static void switch_context(Context& from, Context& to);
+  static void prepare(Context& context, unsigned char* stack);
   void run();
 
   std::unique_ptr<unsigned char[]> stack_;
   std::function<void()> body_;
-  ucontext_t inside_{};
-  ucontext_t outside_{};
+  Context inside_{};
+  Context outside_{};
   bool done_ = true;
   // What AddressSanitizer must be told of each change of stacks.
   void* fake_stack_ = nullptr;
