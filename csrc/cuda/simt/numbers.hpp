@@ -32,6 +32,7 @@ FCT_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
 FCT_DEVICE uint64_t bits_of(double x) { return static_cast<uint64_t>(__double_as_longlong(x)); }
 FCT_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FCT_DEVICE double square_root(double x) { return __dsqrt_rn(x); }
+FCT_DEVICE double reciprocal(double x) { return __drcp_rn(x); }
 
 #else
 
@@ -46,6 +47,7 @@ FCT_DEVICE float multiply_add(float a, float b, float c) {
   return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
 }
 FCT_DEVICE double square_root(double x) { return __builtin_sqrt(x); }
+FCT_DEVICE double reciprocal(double x) { return 1.0 / x; }
 
 #endif
 

@@ -8,6 +8,7 @@
 namespace fct::cuda {
 
 constexpr int kFinishThreads = 256;
+constexpr int kFinishBlocks = 4;  // a multiprocessor: 64 registers a thread, without which ptxas spills for sm_90a
 constexpr int kFinishRows = kFinishThreads / kWarpLanes;  // one warp a row
 
 // A norm below the smallest normal float counts as zero, as on the CPU.
@@ -35,7 +36,7 @@ FCT_DEVICE void finish_row(const FinishArgs& args, int64_t row) {
     status = overflow ? kRowOverflow : args.normalize && norm < kSmallestNorm ? kRowZeroNorm : kRowOk;
   }
   const bool ok = status == kRowOk;
-  const double scale = args.normalize ? 1.0 / norm : 1.0;
+  const double scale = args.normalize ? reciprocal(norm) : 1.0;
   Output* const out = static_cast<Output*>(args.out) + row * args.out_stride;
   for (int c = lane_index(); c < args.columns; c += kWarpLanes) {
     narrow(ok ? static_cast<float>(static_cast<double>(x[c]) * scale) : 0.0f, out[c]);
