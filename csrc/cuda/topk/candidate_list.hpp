@@ -51,9 +51,8 @@ FCT_DEVICE Key merge_buffer(Key* list, int kept, Key* buffer, int count) {
   const Key fresh = sort_warp(lane < count ? buffer[lane] : kNoKey);
   sync_warp();
   buffer[lane] = fresh;
-  sync_warp();
   const int fresh_rank = lane + count_greater(list, kept, fresh);
-  sync_warp();
+  sync_warp();  // the buffer is sorted for all
   for (int block = (kept - 1) / kWarpLanes * kWarpLanes; block >= 0; block -= kWarpLanes) {
     const int place = block + lane;
     const Key old = place < kept ? list[place] : kNoKey;

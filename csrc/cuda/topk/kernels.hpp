@@ -1,4 +1,5 @@
-// Every kernel of the search as a type: its arguments, its threads, its body. A device (search.hpp) launches types.
+// Every kernel of the search as a type: its arguments, its threads, how many of its blocks
+// must share a multiprocessor's registers, its body. A device (search.hpp) launches types.
 #pragma once
 
 #include "cuda/topk/finish_body.hpp"
@@ -15,6 +16,7 @@ template <Metric metric, typename Stored, typename Operand>
 struct RowsKernel {
   using Args = RowsArgs<Stored, Operand>;
   static constexpr int kThreads = kRowThreads;
+  static constexpr int kBlocks = 1;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) {
     rows_body<metric, Stored, Operand>(args, shared);
   }
@@ -24,6 +26,7 @@ template <Metric metric, typename Stored>
 struct ScoreExactKernel {
   using Args = ScoreExactArgs<Stored>;
   static constexpr int kThreads = ScoreExactTile::kThreads;
+  static constexpr int kBlocks = 2;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { score_exact_body<metric>(args, shared); }
 };
 
@@ -31,6 +34,7 @@ template <typename Operand>
 struct ScoreHalfKernel {
   using Args = ScoreHalfArgs<Operand>;
   static constexpr int kThreads = ScoreHalfTile::kThreads;
+  static constexpr int kBlocks = 2;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { score_half_body(args, shared); }
 };
 
@@ -38,6 +42,7 @@ template <typename Operand>
 struct FusedKernel {
   using Args = FusedArgs<Operand>;
   static constexpr int kThreads = FusedTile::kThreads;
+  static constexpr int kBlocks = 2;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { fused_body(args, shared); }
 };
 
@@ -45,6 +50,7 @@ template <Metric metric>
 struct SeedKernel {
   using Args = SeedArgs;
   static constexpr int kThreads = kSeedThreads;
+  static constexpr int kBlocks = 1;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { seed_body<metric>(args, shared); }
 };
 
@@ -52,6 +58,7 @@ template <bool kFromScores>
 struct SelectKernel {
   using Args = SelectArgs;
   static constexpr int kThreads = SelectBlock::kThreads;
+  static constexpr int kBlocks = 1;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { select_body<kFromScores>(args, shared); }
 };
 
@@ -59,6 +66,7 @@ template <Metric metric, typename Stored, bool kCoarse>
 struct FinishKernel {
   using Args = FinishArgs<Stored>;
   static constexpr int kThreads = FinishBlock::kThreads;
+  static constexpr int kBlocks = 1;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) {
     finish_body<metric, Stored, kCoarse>(args, shared);
   }

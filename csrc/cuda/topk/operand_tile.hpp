@@ -4,6 +4,13 @@
 #include "cuda/simt/simt.hpp"
 #include "cuda/topk/rows.hpp"
 
+// Unrolled copies would each keep their addresses in registers that the sums need.
+#if defined(__CUDACC__)
+#define FCT_KEEP_LOOP _Pragma("unroll 1")
+#else
+#define FCT_KEEP_LOOP
+#endif
+
 namespace fct::cuda::topk {
 
 // Starts the copies of kRows rows from `first_row`, columns [first_col, first_col + cols), cols a multiple of 8, spread
@@ -12,6 +19,7 @@ template <int kRows, typename Operand>
 FCT_DEVICE void copy_tile(unsigned char* shared, int pitch, const Rows<Operand>& source, int64_t first_row,
                           int first_col, int cols, int threads) {
   const int row_chunks = cols / kChunkElements;
+  FCT_KEEP_LOOP
   for (int i = thread_index(); i < kRows * row_chunks; i += threads) {
     const int row = i / row_chunks;
     const int col = i % row_chunks * kChunkElements;

@@ -1,6 +1,6 @@
 // Exact scores of queries x gallery rows, by fused multiply-adds in float32 on the ordinary cores.
 //
-// A block of 256 threads makes a tile of 64 queries x 128 rows, each thread 4 x 8 of it. Columns come in steps of 16
+// A block of 256 threads makes a tile of 64 queries x 128 rows, each thread 4 x 8 of it. Columns come in steps of 8
 // through shared memory, column-major, so that a thread reads its rows as 16-byte words. Each score is one chain of
 // fused multiply-adds in column order, cut every 128 columns: the bits of rows.hpp, whatever the tile.
 #pragma once
@@ -35,28 +35,39 @@ FCT_DEVICE void score_exact_body(const ScoreExactArgs<Stored>& args, unsigned ch
   const int64_t first_query = block_index() % query_tiles * Tile::kQueries;
   const int64_t first_row = block_index() / query_tiles * Tile::kRows;
   const int cols = args.gallery.cols;
+  const auto inside_of = [](int64_t count, int64_t first, int tile) {
+    return static_cast<int>(count - first < tile ? count - first : tile);
+  };
+  const int queries = inside_of(args.query_count, first_query, Tile::kQueries);
+  const int rows = inside_of(args.gallery.rows, first_row, Tile::kRows);
 
-  // Loads: thread -> column t % 16 of rows t / 16 + 16 i.
+  // Loads: thread -> column t % 8 of rows t / 8 + 32 i.
   const int load_col = thread_index() % Tile::kDepth;
   const int load_row = thread_index() / Tile::kDepth;
   constexpr int kLoadRows = Tile::kThreads / Tile::kDepth;
   float next_query[kQueryLoads];
   float next_row[kRowLoads];
+  uint32_t source_query[kQueryLoads];
+  FCT_UNROLL
+  for (int i = 0; i < kQueryLoads; ++i) {
+    const int64_t q = first_query + load_row + i * kLoadRows;
+    source_query[i] =
+        args.query_list != nullptr && q < args.query_count ? args.query_list[q] : static_cast<uint32_t>(q);
+  }
   const auto fetch = [&](int depth) {
     const int c = depth + load_col;
     FCT_UNROLL
     for (int i = 0; i < kQueryLoads; ++i) {
-      const int64_t q = first_query + load_row + i * kLoadRows;
-      const bool inside = q < args.query_count && c < cols;
-      const int64_t source = inside && args.query_list != nullptr ? args.query_list[q] : q;
-      next_query[i] = inside ? args.queries[source * cols + c] : 0.0f;
+      const int q = load_row + i * kLoadRows;
+      const bool inside = q < queries && c < cols;
+      next_query[i] = inside ? args.queries[source_query[i] * cols + c] : 0.0f;
     }
     FCT_UNROLL
     for (int i = 0; i < kRowLoads; ++i) {
-      const int64_t r = first_row + load_row + i * kLoadRows;
-      const bool inside = r < args.gallery.rows && c < cols;
-      const double scale = metric == Metric::cosine && inside ? args.scales[r] : 1.0;
-      next_row[i] = inside ? exact_element<metric>(args.gallery.row(r)[c], scale) : 0.0f;
+      const int r = load_row + i * kLoadRows;
+      const bool inside = r < rows && c < cols;
+      const double scale = metric == Metric::cosine && inside ? args.scales[first_row + r] : 1.0;
+      next_row[i] = inside ? exact_element<metric>(args.gallery.row(first_row + r)[c], scale) : 0.0f;
     }
   };
   const auto put = [&] {
@@ -110,11 +121,12 @@ FCT_DEVICE void score_exact_body(const ScoreExactArgs<Stored>& args, unsigned ch
 
   FCT_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const int64_t q = first_query + 4 * ty + i;
+    const int q = 4 * ty + i;
+    float* const scores = args.scores + (first_query + q) * args.score_stride + first_row;
     FCT_UNROLL
     for (int j = 0; j < 8; ++j) {
-      const int64_t r = first_row + 4 * tx + (j / 4) * 64 + j % 4;
-      if (q < args.query_count && r < args.gallery.rows) args.scores[q * args.score_stride + r] = total[i][j];
+      const int r = 4 * tx + j / 4 * 64 + j % 4;
+      if (q < queries && r < rows) scores[r] = total[i][j];
     }
   }
 }

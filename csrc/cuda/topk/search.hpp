@@ -4,7 +4,7 @@
 //     launch<Kernel>(blocks, shared_bytes, args)    in order with all before
 //     zero(pointer, bytes)                          likewise
 //     read(const uint32_t*) -> uint32_t             waits for all before
-// and, where one fails, does nothing from then on and reads zeros.
+// and throws where one fails.
 #pragma once
 
 #include <algorithm>

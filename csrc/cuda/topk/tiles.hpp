@@ -46,8 +46,8 @@ struct ScoreExactTile {
   static constexpr int kThreads = 256;
   static constexpr int kQueries = 64;
   static constexpr int kRows = 128;
-  static constexpr int kDepth = 16;
-  static constexpr int kQueryPitch = kQueries + 4;  // off 32 banks: the transposing stores meet two at a time, not 16
+  static constexpr int kDepth = 8;
+  static constexpr int kQueryPitch = kQueries + 4;  // so that a warp's transposing stores go to 32 different banks
   static constexpr int kRowPitch = kRows + 4;
   static constexpr int kSharedBytes = kDepth * (kQueryPitch + kRowPitch) * static_cast<int>(sizeof(float));
 };

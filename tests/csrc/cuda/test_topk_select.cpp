@@ -70,11 +70,11 @@ void check_merge() {
 }
 
 // Tiles of scores one after the other, against a sort of all of them.
-void check_select(int kept, int64_t stripes, const std::vector<std::vector<float>>& tiles, float floor) {
+void check_select(int kept, int64_t stripes, const std::vector<std::vector<float>>& tiles, float floor,
+                  int64_t first = 0) {
   const std::size_t lists_size = static_cast<std::size_t>(stripes * kept);
   std::vector<Key> lists(lists_size, kNoKey), pivots(static_cast<std::size_t>(stripes), kNoKey), all;
   const QueryFacts facts{1.0, 0.0, 1.0f, floor, 1};
-  int64_t first = 0;
   ShimDevice device(g_seed++);
   for (const std::vector<float>& tile : tiles) {
     const int64_t width = static_cast<int64_t>(tile.size());
@@ -138,9 +138,12 @@ void check_selects() {
       check_select(kept, stripes, {tile_of(5, normal), tile_of(1, normal)}, kNan);      // fewer than kept, mostly
     }
   }
+  // The last ordinals that there are.
+  check_select(32, 3, {tile_of(600, coarse), tile_of(394, coarse)}, kNan, (int64_t{1} << 32) - 2 - 994);
   // More that pass than can be gathered, on the first tile and on a later one that beats all before.
   check_select(2304, 1, {tile_of(5000, normal), tile_of(5000, [&](int64_t i) { return 10.0f + normal(i); })}, kNan);
   check_select(100, 1, {tile_of(6000, equal), tile_of(100, normal)}, kNan);
+  check_select(100, 1, {tile_of(SelectBlock::kGathered, normal)}, kNan);  // and just as many as can
 }
 
 }  // namespace
