@@ -25,13 +25,6 @@ bool is_sticky(cudaError_t error) {
   }
 }
 
-std::string sentence_of(cudaError_t error, const std::string& what) {
-  std::string text = what + ": " + cudaGetErrorString(error);
-  if (is_sticky(error))
-    text += "; this process can no longer use CUDA, so restart it (the CPU kernels still work: device='cpu')";
-  return text;
-}
-
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
@@ -44,8 +37,19 @@ int attribute(cudaDeviceAttr which, int device) {
 
 }  // namespace
 
-CudaFailure::CudaFailure(cudaError_t error, const std::string& what)
-    : DeviceError(sentence_of(error, what)), code(error) {}
+void check(cudaError_t error, const std::string& what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that it is not reported once more by somebody else's call
+  std::string sentence = what + ": " + cudaGetErrorString(error);
+  if (is_sticky(error))
+    sentence += "; this process can no longer use CUDA, so restart it (the CPU kernels still work: device='cpu')";
+  throw CudaFailure(error, sentence);
+}
+
+void check_context(const std::string& what) {
+  const cudaError_t error = cudaGetLastError();
+  if (is_sticky(error)) check(error, "an earlier fault came before the " + what);
+}
 
 DeviceScope::DeviceScope(int device) {
   check(cudaGetDevice(&before_), "asking for the current CUDA device");

@@ -14,17 +14,18 @@
 
 namespace fct::cuda {
 
-// A CUDA call that failed, with what was being done.
+// A CUDA call that failed.
 struct CudaFailure : DeviceError {
-  CudaFailure(cudaError_t error, const std::string& what);
+  CudaFailure(cudaError_t error, const std::string& sentence) : DeviceError(sentence), code(error) {}
   const cudaError_t code;
 };
 
-inline void check(cudaError_t error, const std::string& what) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();  // so that it is not reported once more by somebody else's call
-  throw CudaFailure(error, what);
-}
+// Throws CudaFailure where there is an error, with what was being done.
+void check(cudaError_t error, const std::string& what);
+
+// Throws CudaFailure where an earlier fault has ended the process's use of CUDA. Any lesser error that somebody left
+// behind is dropped, since the next launch would report it as its own.
+void check_context(const std::string& what);
 
 // Makes a device current, and gives the caller's back at the end.
 class DeviceScope {

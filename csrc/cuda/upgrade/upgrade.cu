@@ -291,7 +291,7 @@ int32_t fct_cuda_upgrade_run(const FctCudaUpgrade* upgrade, FctCudaUpgradeCall* 
   return at_boundary(error, [=] {
     check_call(*upgrade, *call);
     const DeviceScope scope(upgrade->device);
-    check(cudaPeekAtLastError(), "an earlier CUDA call of this process failed before the " + shape_of(*upgrade, *call));
+    check_context(shape_of(*upgrade, *call));
     if (call->rows == 0) return;
     check_memory(*upgrade, *call);
     run_on_device(*upgrade, *call);
@@ -302,7 +302,7 @@ int32_t fct_cuda_upgrade_run_host(const FctCudaUpgrade* upgrade, FctCudaUpgradeC
   return at_boundary(error, [=] {
     check_call(*upgrade, *call);
     const DeviceScope scope(upgrade->device);
-    check(cudaPeekAtLastError(), "an earlier CUDA call of this process failed before the " + shape_of(*upgrade, *call));
+    check_context(shape_of(*upgrade, *call));
     if (call->rows > 0) run_on_host(*upgrade, *call);
   });
 }
