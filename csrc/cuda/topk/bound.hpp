@@ -17,9 +17,9 @@
 // E, for sums over d columns, each term at most its share of |q||g| by Cauchy-Schwarz:
 //     2^-11 (1 + 2^-11 ...)   an operand rounded to float16 (2^-8 to bfloat16), 0 where it is stored so
 //     2^-23 sqrt(d)           elements below the smallest normal float16 of rows scaled to a maximum in [1, 2)
-//     2^-21 d                 the tensor core's sums: per 16 columns at most 17 truncations at 2^-23 (d 2^-22.9 in
-//     all),
-//                             and the exact score's own rounding, at most (d + 2) 2^-24, for l2 twice that
+//     2^-21 d                 the tensor core's sums, taken as at most 17 truncations at 2^-23 per 16 columns (their
+//                             rounding is not documented; this is meant to be on the safe side, and a GPU run must
+//                             check it), and the exact score's own rounding, at most (d + 2) 2^-24, for l2 twice that
 //     2^-19                   the arithmetic of U, of the facts and of unit rows, a few roundings at 2^-24 each
 // Rows for which this does not hold are treated apart. RowClass::forced (zero aside, norms outside 2^-40 .. 2^60, where
 // something could overflow or underflow; Inf in the row): U = +inf, always kept. RowClass::hopeless (NaN in the row;
