@@ -7,7 +7,8 @@ JOBS ?= $(shell nproc)
 # With a GPU the user's own torch choice stands; without one the pins keep CUDA packages out.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
-SOURCES := CMakeLists.txt pyproject.toml $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+FORMATTED = $$(git ls-files 'csrc/*.?pp' 'csrc/*.cu' 'csrc/*.h' 'tests/csrc/*.?pp')
 PATHS := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help build demo test test-cpp lint format wheel bench sanitize stress clean
@@ -49,12 +50,12 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.?pp' 'tests/csrc/*.?pp')
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.?pp' 'tests/csrc/*.?pp')
+	$(BIN)/clang-format -i $(FORMATTED)
 
 wheel: $(VENV)/.tools
 	rm -rf dist

@@ -15,6 +15,7 @@ from fct_fast.bundle import Bundle, read_bundle
 from fct_fast.errors import ConfigError, DeviceError, DtypeError, ShapeError, SpaceError
 from fct_fast.kernels import KERNEL_VERSION, native, resolve_level, usable_threads
 from fct_fast.kernels.arrays import as_rows, is_torch, row_sample
+from fct_fast.kernels.cuda import CudaEngine, cuda_device
 from fct_fast.kernels.packing import pack_spec
 from fct_fast.kernels.status import check_status
 from fct_fast.space import SpaceFingerprint
@@ -36,8 +37,9 @@ class Upgrader:
     """h ready to run: `up(old, side)` gives rows of the new space.
 
     source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
-    device: "auto" or "cpu". precision: "fp32" (within 2e-6 of float64, norm-wise), "bf16" (within 1e-2, on machines
-    with AVX-512 BF16), or "auto": fp32.
+    device: "auto" and "cpu" compute on the CPU; "cuda" or "cuda:N" on a GPU, where the environment allows kernels that
+    have not run on one yet (`fct-fast doctor` says how). precision: "fp32" (within 2e-6 of float64, norm-wise), "bf16"
+    (within 1e-2; on the CPU with AVX-512 BF16), "fp16" (within 1.5e-3; on a GPU), or "auto": fp32, on a GPU fp16.
     threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's
     best. calibration: (old, side) rows for int8 scales; not used by fp32.
     scale_check: what to do where rows do not have the scale that h was fitted on; applies where the source carries
@@ -58,25 +60,24 @@ class Upgrader:
         scale_check: ScaleCheck = "raise",
         level: str | None = None,
     ) -> None:
-        if device not in ("auto", "cpu"):
-            raise DeviceError(
-                f"device {device!r} is not available: this version computes on the CPU; use device='auto'"
-            )
-        if precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(f"precision is {precision!r}; use 'auto', 'fp32' or 'bf16'")
+        gpu = None if device in ("auto", "cpu") else cuda_device(device)
+        precisions = ("fp32", "bf16") if gpu is None else ("fp16", "bf16", "fp32")
+        if precision not in ("auto", *precisions):
+            raise ConfigError(f"precision is {precision!r}; use 'auto' or one of {', '.join(precisions)}")
         if scale_check not in ("raise", "warn", "off"):
             raise ConfigError(f"scale_check is {scale_check!r}; use 'raise', 'warn' or 'off'")
         del calibration  # int8 is not in this version, and fp32 has no scales to set
         self.spec, self.spaces, digest = _resolve(source)
-        self.device = "cpu"
-        self.precision = "fp32" if precision == "auto" else precision
+        self.device = "cpu" if gpu is None else f"cuda:{gpu}"
+        self.precision = precision if precision != "auto" else "fp32" if gpu is None else "fp16"
         self.threads = usable_threads(threads)
         self.scale_check: ScaleCheck = scale_check
         self.level = self._usable_level(level)
         # What a traced program is told: it may run on another machine, so only what the user forced.
         self._traced_level, self._traced_threads = level or "", threads or 0
         self.kernel_version = KERNEL_VERSION
-        self._packed = pack_spec(self.spec, self.precision)
+        self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu)
+        self._packed = pack_spec(self.spec, self.precision if gpu is None else "fp32")
         # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
         self._packed_tensor: Any = _as_tensor(self._packed) if "torch" in sys.modules else None
         self._rows_checked = 0
@@ -102,7 +103,7 @@ class Upgrader:
 
     def _usable_level(self, level: str | None) -> str:
         name = resolve_level(level)
-        if self.precision == "bf16" and not native().has_bf16(name):
+        if self.device == "cpu" and self.precision == "bf16" and not native().has_bf16(name):
             raise DeviceError(f"precision 'bf16' needs AVX-512 BF16, which level {name!r} here lacks; use 'fp32'")
         return name
 
@@ -130,7 +131,7 @@ class Upgrader:
             raise ConfigError(f"nonfinite is {nonfinite!r}; use 'raise' or 'flag'")
         if return_uncertainty and not self.spec.uncertainty:
             raise ConfigError("this transform has no uncertainty head, so return_uncertainty cannot be served")
-        if is_torch(old) and out is None:
+        if is_torch(old) and out is None and self._cuda is None:
             new, s, bad = self._run_torch(old, side, out_dtype, nonfinite, return_uncertainty)
         else:
             new, s, bad = self._run(old, side, out, out_dtype, nonfinite, return_uncertainty)
@@ -156,14 +157,14 @@ class Upgrader:
         return self._run(old, side, None, None, "raise", False, first_row)[0]
 
     def _checked_inputs(self, old: Any, side: Any) -> tuple[Any, Any]:
-        old = as_rows(old, "old", self.old_dim)
+        old = as_rows(old, "old", self.old_dim, self.device)
         if self.side_dim == 0:
             if side is not None:
                 raise ShapeError("this transform was fitted without side-information, but side was given; leave it out")
         elif side is None:
             raise ShapeError(f"this transform needs side-information of {self.side_dim} values a row; side is missing")
         else:
-            side = as_rows(side, "side", self.side_dim)
+            side = as_rows(side, "side", self.side_dim, self.device)
             if side.shape[0] != old.shape[0]:
                 raise ShapeError(f"old has {old.shape[0]} rows and side has {side.shape[0]}; row i of both is one item")
             if is_torch(side) != is_torch(old):
@@ -202,12 +203,17 @@ class Upgrader:
     ) -> tuple[Any, Any, Any]:
         rows = old.shape[0]
         if out is None:
-            out = np.empty((rows, self.new_dim), _numpy_dtype(out_dtype))
+            out = self._empty_rows(old, out_dtype)
         elif out_dtype is not None and _dtype_name(out_dtype) != _dtype_name(getattr(out, "dtype", None)):
             raise DtypeError(f"out and out_dtype={out_dtype!r} are of two dtypes; give one of the two")
+        if is_torch(old) and old.device.type != "cpu":
+            return self._run_on_device(old, side, out, nonfinite, return_uncertainty, first_row)
         status = np.empty(rows, np.uint8)
         s = np.empty(rows, np.float32) if return_uncertainty else None
-        native().upgrade(self._packed, self.level, old, side, out, s, status, self.threads)
+        if self._cuda is not None:
+            self._cuda.run(old, side, out, s, status)
+        else:
+            native().upgrade(self._packed, self.level, old, side, out, s, status, self.threads)
         if nonfinite == "raise":
             check_status(status, first_row)
         bad = status != 0
@@ -216,6 +222,26 @@ class Upgrader:
 
             return out, None if s is None else torch.from_numpy(s), torch.from_numpy(bad)
         return out, s, bad
+
+    def _run_on_device(
+        self, old: Any, side: Any, out: Any, nonfinite: str, return_uncertainty: bool, first_row: int
+    ) -> tuple[Any, Any, Any]:
+        assert self._cuda is not None  # as_rows has let the tensor through
+        import torch
+
+        status = torch.empty(old.shape[0], dtype=torch.uint8, device=old.device)
+        s = torch.empty(old.shape[0], dtype=torch.float32, device=old.device) if return_uncertainty else None
+        self._cuda.run(old, side, out, s, status)
+        if nonfinite == "raise":
+            check_status(status.cpu().numpy(), first_row)
+        return out, s, status != 0
+
+    def _empty_rows(self, old: Any, out_dtype: Any) -> Any:
+        """Rows to fill where the caller gave none: torch beside torch on a GPU's Upgrader, else numpy."""
+        shape = (old.shape[0], self.new_dim)
+        if self._cuda is None or not is_torch(old):
+            return np.empty(shape, _numpy_dtype(out_dtype))
+        return old.new_empty(shape, dtype=_torch_dtype(out_dtype))
 
     def _run_torch(
         self, old: Any, side: Any, out_dtype: Any, nonfinite: str, return_uncertainty: bool

@@ -8,13 +8,15 @@ namespace fct::python {
 namespace {
 
 // The capsule keeps its unused name, so that its own destructor releases the producer's tensor.
-py::object capsule_of(const py::object& object, const std::string& name) {
+py::object capsule_of(const py::object& object, const std::string& name, bool on_cuda) {
   if (!py::hasattr(object, "__dlpack__")) {
     throw DtypeError(name + " is a " + std::string(py::str(py::type::of(object).attr("__name__"))) +
                      "; pass a numpy array, a torch tensor or another object with DLPack");
   }
   try {
     try {
+      // Stream -1: the producer need not wait, since the caller passes the stream that it works on.
+      if (on_cuda) return object.attr("__dlpack__")(py::arg("stream") = -1);
       return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
     } catch (py::error_already_set& error) {
       // Producers of before DLPack 1 do not know the argument.
@@ -41,8 +43,8 @@ std::string text(const abi::DataType& type) {
 
 }  // namespace
 
-Array::Array(const py::object& object, std::string name, bool writable)
-    : name_(std::move(name)), capsule_(capsule_of(object, name_)) {
+Array::Array(const py::object& object, std::string name, bool writable, int32_t cuda_device)
+    : name_(std::move(name)), capsule_(capsule_of(object, name_, cuda_device != kOnCpu)) {
   bool read_only = false;
   PyObject* const capsule = capsule_.ptr();
   if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
@@ -56,10 +58,23 @@ Array::Array(const py::object& object, std::string name, bool writable)
   } else {
     throw DtypeError(name_ + " gave no DLPack tensor");
   }
-  if (tensor_->device.type != abi::kCpu)
-    throw DtypeError(name_ + " is not in CPU memory; move it there or use an Upgrader on its device");
+  check_device(cuda_device);
   if (writable && read_only) throw DtypeError(name_ + " is read-only, so nothing can be written to it");
   if (tensor_->dtype.lanes != 1) throw DtypeError(name_ + " has vector elements; expected plain numbers");
+}
+
+void Array::check_device(int32_t cuda_device) const {
+  const abi::Device& device = tensor_->device;
+  if (cuda_device == kOnCpu) {
+    if (device.type == abi::kCpu) return;
+    throw DtypeError(name_ + " is not in CPU memory; move it there or use an Upgrader on its device");
+  }
+  if (device.type == abi::kCuda && device.id == cuda_device) return;
+  const std::string place = device.type == abi::kCuda  ? "CUDA device " + std::to_string(device.id)
+                            : device.type == abi::kCpu ? std::string("the CPU")
+                                                       : "a device of DLPack type " + std::to_string(device.type);
+  throw DeviceError(name_ + " is on " + place + ", but the transform is on CUDA device " + std::to_string(cuda_device) +
+                    "; move one of the two");
 }
 
 MutableMatrixView Array::mutable_matrix() const {

@@ -51,14 +51,18 @@ struct ManagedVersioned {
 };
 constexpr uint64_t kReadOnly = 1;
 constexpr int32_t kCpu = 1;
+constexpr int32_t kCuda = 2;
 constexpr uint8_t kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kBool = 6;
 }  // namespace abi
 
 // Holds a producer's tensor for as long as it lives. `name` is the argument's name in error messages.
 class Array {
  public:
+  static constexpr int32_t kOnCpu = -1;
+
   // Throws DtypeError where the object has no DLPack protocol, is not on the CPU, or (with `writable`) is read-only.
-  Array(const py::object& object, std::string name, bool writable);
+  // With `cuda_device` >= 0 it must lie on that device instead; the caller orders its stream after the producer's.
+  Array(const py::object& object, std::string name, bool writable, int32_t cuda_device = kOnCpu);
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
   Array(Array&&) = default;
@@ -82,6 +86,7 @@ class Array {
  private:
   unsigned char* data() const { return static_cast<unsigned char*>(tensor_->data) + tensor_->byte_offset; }
   void check_vector(int64_t size, std::size_t bits, uint8_t code) const;
+  void check_device(int32_t cuda_device) const;
 
   std::string name_;
   py::object capsule_;

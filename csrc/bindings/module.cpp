@@ -46,4 +46,5 @@ PYBIND11_MODULE(_native, module) {
   module.attr("compiler") = FCT_COMPILER;
   fct::python::bind_upgrade(module);
   fct::python::bind_search(module);
+  fct::python::bind_cuda(module);
 }

@@ -5,42 +5,17 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <deque>
 #include <optional>
 #include <utility>
 
 #include "bindings/bindings.hpp"
 #include "bindings/dlpack.hpp"
+#include "bindings/source_reader.hpp"
 
 namespace fct::python {
 namespace {
 
 namespace py = pybind11;
-
-// The arrays behind a TransformSource; a deque, since the source points into them.
-class SourceReader {
- public:
-  LayerSource layer(const py::tuple& fields) {
-    const MatrixView weight = arrays_.emplace_back(fields[0], "weight", false).matrix();
-    if (weight.dtype != Dtype::f32 || weight.row_stride != weight.cols)
-      throw DtypeError("weight must be contiguous float32");
-    const float* bias = arrays_.emplace_back(fields[1], "bias", false).vector<float>(weight.rows);
-    return {.weight = reinterpret_cast<const float*>(weight.data),
-            .bias = bias,
-            .in_dim = weight.cols,
-            .out_dim = weight.rows,
-            .relu = fields[2].cast<bool>()};
-  }
-
-  std::vector<LayerSource> layers(const py::handle& list) {
-    std::vector<LayerSource> result;
-    for (const py::handle& item : list) result.push_back(layer(item.cast<py::tuple>()));
-    return result;
-  }
-
- private:
-  std::deque<Array> arrays_;
-};
 
 Precision precision_from(const std::string& name) {
   if (name == "fp32") return Precision::fp32;
@@ -53,19 +28,8 @@ py::object pack(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normali
                 const std::string& precision, const py::list& branches, const py::list& trunk,
                 const py::function& make_buffer) {
   SourceReader reader;
-  TransformSource source{.old_dim = old_dim,
-                         .side_dim = side_dim,
-                         .new_dim = new_dim,
-                         .normalize = normalize,
-                         .uncertainty = uncertainty,
-                         .precision = precision_from(precision),
-                         .branches = {},
-                         .trunk = {}};
-  for (const py::handle& item : branches) {
-    const py::tuple branch = item.cast<py::tuple>();
-    source.branches.push_back({.reads_side = branch[0].cast<bool>(), .layers = reader.layers(branch[1])});
-  }
-  source.trunk = reader.layers(trunk);
+  TransformSource source = reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk);
+  source.precision = precision_from(precision);
   const int64_t size = packed_size(source);
   py::object buffer = make_buffer(size);
   pack_transform(source, Array(buffer, "packed", true).vector<unsigned char>(size));

@@ -6,17 +6,10 @@
 #include "core/dispatch.hpp"
 #include "core/matrix.hpp"
 #include "core/packed_transform.hpp"
+#include "core/row_status.hpp"
 #include "core/thread_pool.hpp"
 
 namespace fct {
-
-// What became of a row. Everything but ok is written as a zero row.
-enum class RowStatus : unsigned char {
-  ok = 0,
-  nonfinite_input = 1,  // NaN or Inf in old or side
-  zero_norm = 2,        // the output's norm is zero or below the smallest normal float
-  overflow = 3,         // the output is not finite in float32, or not in a float16 `out`
-};
 
 struct UpgradeCall {
   MatrixView old;

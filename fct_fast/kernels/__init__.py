@@ -62,6 +62,8 @@ def usable_threads(threads: int | None) -> int:
 
 def capabilities() -> dict[str, Any]:
     """What runs here, for `fct-fast doctor`."""
+    from fct_fast.kernels.cuda import cuda_text
+
     module = native()
     return {
         "kernel_version": KERNEL_VERSION,
@@ -71,5 +73,5 @@ def capabilities() -> dict[str, Any]:
         "forced_level": os.environ.get("FCT_FAST_CPU_LEVEL") or None,
         "threads": module.available_threads(),
         "compiler": module.compiler,
-        "cuda": "not in this version: CUDA kernels are not built yet, everything runs on the CPU",
+        "cuda": cuda_text(),
     }

@@ -20,9 +20,10 @@ def is_torch(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def as_rows(x: Any, name: str, dim: int | None = None) -> Any:
+def as_rows(x: Any, name: str, dim: int | None = None, device: str = "cpu") -> Any:
     """x as [rows, dim] with contiguous columns (copied only where they are not); dtype and device are kept.
 
+    device: where a torch tensor may lie, besides the CPU.
     Raises DtypeError for anything but float32, float16 or bfloat16, ShapeError for another shape.
     """
     if not hasattr(x, "__dlpack__"):
@@ -47,8 +48,8 @@ def as_rows(x: Any, name: str, dim: int | None = None) -> Any:
     if is_torch(x):
         if str(x.dtype) not in ("torch.float32", "torch.float16", "torch.bfloat16"):
             raise DtypeError(f"{name} has dtype {x.dtype}; use float32, float16 or bfloat16")
-        if x.device.type != "cpu":
-            raise DtypeError(f"{name} is on {x.device}; this version computes on the CPU, so pass {name}.cpu()")
+        if x.device.type != "cpu" and str(x.device) != device:
+            raise DtypeError(f"{name} is on {x.device}, but this computes on the device {device!r}; pass {name}.cpu()")
         return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
     if x.dtype.name not in _WIDTHS or not x.dtype.isnative:
         raise DtypeError(
@@ -66,5 +67,5 @@ def row_sample(x: Any, most: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 def to_float32(x: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     """x as a float32 numpy array; no copy where it is one."""
     if is_torch(x):
-        x = x.detach().float().numpy()
+        x = x.detach().float().cpu().numpy()
     return np.asarray(x, np.float32)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fct_fast.kernels import native
 from fct_fast.spec import Layer, TransformSpec
 
-__all__ = ["pack_spec"]
+__all__ = ["pack_spec", "spec_fields"]
 
 
 def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.uint8]:
@@ -18,18 +18,16 @@ def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.ui
 
     precision: "fp32" or "bf16".
     """
-    packed: npt.NDArray[np.uint8] = native().pack(
-        spec.old_dim,
-        spec.side_dim,
-        spec.new_dim,
-        spec.normalize,
-        spec.uncertainty,
-        precision,
-        [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches],
-        [_fields(layer) for layer in spec.trunk],
-        _aligned_bytes,
-    )
+    *numbers, branches, trunk = spec_fields(spec)
+    packed: npt.NDArray[np.uint8] = native().pack(*numbers, precision, branches, trunk, _aligned_bytes)
     return packed
+
+
+def spec_fields(spec: TransformSpec) -> tuple[int, int, int, bool, bool, list[Any], list[Any]]:
+    """What the compiled module wants to know of a spec; layers as (weight, bias, relu)."""
+    branches = [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches]
+    trunk = [_fields(layer) for layer in spec.trunk]
+    return spec.old_dim, spec.side_dim, spec.new_dim, spec.normalize, spec.uncertainty, branches, trunk
 
 
 def _fields(layer: Layer) -> tuple[Any, Any, bool]:

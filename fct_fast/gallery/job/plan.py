@@ -148,6 +148,11 @@ def make_plan(
             raise ConfigError(
                 f"{place} lies in the source, or holds it; the source is never changed, choose another place"
             )
+    if up.device != "cpu":
+        raise ConfigError(
+            f"a backfill runs on the CPU in this version, but the Upgrader is on {up.device!r}: the GPU's kernels "
+            "are not verified, and what a backfill writes stays; use device='cpu'"
+        )
     _check_dims(source, up)
     rows = source.rows if options.limit is None else min(options.limit, source.rows)
     sample = source.sample(SAMPLE_ROWS)

@@ -1,0 +1,175 @@
+// The search on a CUDA stream: its kernels, and the C ABI.
+#include "cuda/runtime.hpp"
+#include "cuda/topk/abi.h"
+#include "cuda/topk/search.hpp"
+
+namespace fct::cuda::topk {
+namespace {
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks) topk_kernel(const typename Kernel::Args args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  Kernel::run(args, shared);
+}
+
+// A Device for search.hpp.
+class StreamDevice {
+ public:
+  StreamDevice(cudaStream_t stream, const std::string& what) : stream_(stream), what_(what) {}
+
+  template <typename Kernel>
+  void launch(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) {
+    if (blocks > kMaxBlocks) throw ShapeError(what_ + ": too many blocks for a launch");
+    if (shared_bytes > kSharedWithoutAsking) {
+      check(cudaFuncSetAttribute(topk_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes)),
+            what_);
+    }
+    const auto shared = static_cast<std::size_t>(shared_bytes);
+    topk_kernel<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, shared, stream_>>>(args);
+    check(cudaGetLastError(), what_);
+  }
+  void zero(void* target, int64_t bytes) {
+    check(cudaMemsetAsync(target, 0, static_cast<std::size_t>(bytes), stream_), what_);
+  }
+  uint32_t read(const uint32_t* source) {
+    uint32_t value = 0;
+    check(cudaMemcpyAsync(&value, source, sizeof(value), cudaMemcpyDeviceToHost, stream_), what_);
+    check(cudaStreamSynchronize(stream_), what_);
+    return value;
+  }
+
+ private:
+  static constexpr int64_t kSharedWithoutAsking = 48 << 10;
+  static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
+
+  cudaStream_t stream_;
+  const std::string& what_;
+};
+
+// Memory in stream order: it is free again when the work queued so far has run.
+class StreamMemory {
+ public:
+  explicit StreamMemory(cudaStream_t stream) : stream_(stream) {}
+  StreamMemory(const StreamMemory&) = delete;
+  StreamMemory& operator=(const StreamMemory&) = delete;
+  ~StreamMemory() {
+    if (data != nullptr) cudaFreeAsync(data, stream_);
+  }
+
+  // False where the device is out of memory.
+  bool allocate(int64_t bytes, const std::string& what) {
+    const cudaError_t error = cudaMallocAsync(&data, static_cast<std::size_t>(bytes), stream_);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      data = nullptr;
+      return false;
+    }
+    check(error, what);
+    return true;
+  }
+
+  void* data = nullptr;
+
+ private:
+  cudaStream_t stream_;
+};
+
+std::string name_of(const FctCudaTopkCall& call) {
+  return "topk of " + std::to_string(call.query_rows) + " queries over " + std::to_string(call.gallery_rows) + " x " +
+         std::to_string(call.cols) + " rows, k " + std::to_string(call.k) + ", on CUDA device " +
+         std::to_string(call.device);
+}
+
+MatrixView view_of(const FctCudaRows& rows, int64_t count, int64_t cols, const char* name) {
+  if (rows.dtype < 0 || rows.dtype > 2) throw DtypeError(std::string(name) + " must be float32, float16 or bfloat16");
+  if (count < 0 || (count > 1 && rows.row_stride < cols)) throw DtypeError(std::string(name) + " overlap each other");
+  const MatrixView view{static_cast<const unsigned char*>(rows.data), static_cast<Dtype>(rows.dtype), count, cols,
+                        rows.row_stride};
+  if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(size_of(view.dtype)) != 0)
+    throw DtypeError(std::string(name) + " are not aligned to their elements");
+  return view;
+}
+
+bool is_aligned(const MatrixView& view) {
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.row_stride * size_of(view.dtype) % 16 == 0;
+}
+
+void check_memory(const void* pointer, const char* name, int device) {
+  if (pointer == nullptr) return;  // of an array without elements
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, pointer), std::string("looking where ") + name + " lie");
+  const bool reachable = attributes.type == cudaMemoryTypeManaged ||
+                         (attributes.type == cudaMemoryTypeDevice && attributes.device == device);
+  if (!reachable) throw DeviceError(std::string(name) + " are not in memory of CUDA device " + std::to_string(device));
+}
+
+struct Job {
+  Shape shape;
+  Call call;
+  DeviceFacts device;
+};
+
+Job job_of(const FctCudaTopkCall& call) {
+  if (call.metric < FCT_CUDA_COSINE || call.metric > FCT_CUDA_L2) throw ShapeError("there is no such metric");
+  Job job;
+  job.call = {.queries = view_of(call.queries, call.query_rows, call.cols, "queries"),
+              .gallery = view_of(call.gallery, call.gallery_rows, call.cols, "gallery rows"),
+              .metric = static_cast<Metric>(call.metric),
+              .k = call.k,
+              .first_id = call.first_id,
+              .seeded = call.seeded != 0,
+              .scores = call.scores,
+              .ids = call.ids};
+  job.shape = {.queries = call.query_rows,
+               .rows = call.gallery_rows,
+               .cols = call.cols,
+               .k = call.k,
+               .query_dtype = job.call.queries.dtype,
+               .gallery_dtype = job.call.gallery.dtype,
+               .gallery_aligned = is_aligned(job.call.gallery),
+               .coarse = call.coarse != 0};
+  job.device = facts_of(call.device);
+  return job;
+}
+
+void run(FctCudaTopkCall& call) {
+  Job job = job_of(call);
+  if (call.k > call.gallery_rows + (job.call.seeded ? call.k : 0))
+    throw ShapeError("k is " + std::to_string(call.k) + " and the gallery has " + std::to_string(call.gallery_rows) +
+                     " rows");
+  check_memory(call.queries.data, "queries", call.device);
+  check_memory(call.gallery.data, "gallery rows", call.device);
+  check_memory(call.scores, "scores", call.device);
+  check_memory(call.ids, "ids", call.device);
+  const DeviceScope scope(call.device);
+  const auto stream = static_cast<cudaStream_t>(call.stream);
+  const std::string what = name_of(call);
+  StreamMemory memory(stream);
+  Plan plan = make_plan(job.shape, job.device, call.scratch_limit);
+  while (!memory.allocate(plan.scratch_bytes, what)) {  // with half of it, as long as that makes a smaller plan
+    const int64_t before = plan.scratch_bytes;
+    plan = make_plan(job.shape, job.device, before / 2);
+    if (plan.scratch_bytes >= before)
+      throw DeviceError(what + ": out of memory; it needs " + std::to_string(before) + " bytes at least");
+  }
+  job.call.scratch = static_cast<unsigned char*>(memory.data);
+  call.scratch_bytes = plan.scratch_bytes;
+  StreamDevice device(stream, what);
+  call.unproved = search(device, plan, job.call).unproved;
+}
+
+}  // namespace
+}  // namespace fct::cuda::topk
+
+int32_t fct_cuda_topk(FctCudaTopkCall* call, FctCudaError* error) {
+  return fct::cuda::at_boundary(error, [call] { fct::cuda::topk::run(*call); });
+}
+
+int32_t fct_cuda_topk_plan(const FctCudaTopkCall* call, char* text, int64_t size, FctCudaError* error) {
+  return fct::cuda::at_boundary(error, [=] {
+    const fct::cuda::topk::Job job = fct::cuda::topk::job_of(*call);
+    const std::string words = make_plan(job.shape, job.device, call->scratch_limit).describe();
+    std::snprintf(text, static_cast<std::size_t>(size), "%s", words.c_str());
+  });
+}

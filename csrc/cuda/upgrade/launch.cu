@@ -1,0 +1,117 @@
+#include "cuda/upgrade/launch.hpp"
+
+#include "cuda/runtime.hpp"
+#include "cuda/upgrade/finish_rows.hpp"
+#include "cuda/upgrade/layer_ffma.hpp"
+#include "cuda/upgrade/layer_mma.hpp"
+#include "cuda/upgrade/load_rows.hpp"
+
+namespace fct::cuda {
+namespace {
+
+template <typename Element>
+__global__ void __launch_bounds__(kLoadThreads) upgrade_load(const __grid_constant__ LoadArgs args) {
+  load_rows<Element>(args);
+}
+
+template <typename Element, typename Output, typename T>
+__global__ void __launch_bounds__(T::kThreads) upgrade_layer_mma(const __grid_constant__ LayerArgs args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  layer_mma<Element, Output, T>(args, shared);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(T::kThreads) upgrade_layer_ffma(const __grid_constant__ LayerArgs args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  layer_ffma<T>(args, shared);
+}
+
+__global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
+    upgrade_finish(const __grid_constant__ FinishArgs args) {
+  finish_rows(args);
+}
+
+template <typename Args>
+void launch(void (*kernel)(Args), int64_t blocks, int threads, int shared_bytes, const Args& args, cudaStream_t stream,
+            const char* what) {
+  if (blocks == 0) return;
+  if (shared_bytes > 0) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), what);
+  }
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes),
+           stream>>>(args);
+  check(cudaGetLastError(), what);
+}
+
+template <typename T>
+int64_t blocks(const LayerArgs& args) {
+  return (args.rows + T::kRows - 1) / T::kRows * ((args.columns + T::kColumns - 1) / T::kColumns);
+}
+
+template <typename Element, typename Output, typename T>
+void launch_mma(const LayerArgs& args, cudaStream_t stream) {
+  launch(upgrade_layer_mma<Element, Output, T>, blocks<T>(args), T::kThreads, T::template kSharedBytes<Output>, args,
+         stream, "upgrade: a layer on tensor cores");
+}
+
+template <typename T>
+void launch_ffma(const LayerArgs& args, cudaStream_t stream) {
+  launch(upgrade_layer_ffma<T>, blocks<T>(args), T::kThreads, T::template kSharedBytes<float>, args, stream,
+         "upgrade: a layer in float32");
+}
+
+template <typename Element, typename Output>
+void launch_mma(const LayerArgs& args, TileName tile, cudaStream_t stream) {
+  switch (tile) {
+    case TileName::wide:
+      return launch_mma<Element, Output, WideTile>(args, stream);
+    case TileName::square:
+      return launch_mma<Element, Output, SquareTile>(args, stream);
+    case TileName::narrow:
+      return launch_mma<Element, Output, NarrowTile>(args, stream);
+    case TileName::small:
+      return launch_mma<Element, Output, SmallTile>(args, stream);
+  }
+}
+
+void launch_ffma(const LayerArgs& args, TileName tile, cudaStream_t stream) {
+  switch (tile) {
+    case TileName::square:
+      return launch_ffma<Fp32SquareTile>(args, stream);
+    case TileName::narrow:
+      return launch_ffma<Fp32NarrowTile>(args, stream);
+    case TileName::small:
+      return launch_ffma<Fp32SmallTile>(args, stream);
+    case TileName::wide:
+      throw ShapeError("float32 has no wide tile");
+  }
+}
+
+}  // namespace
+
+void StreamLauncher::clear(unsigned char* status, int64_t rows) {
+  check(cudaMemsetAsync(status, kRowOk, static_cast<std::size_t>(rows), stream_), "upgrade: clearing the status");
+}
+
+void StreamLauncher::load(const LoadArgs& args, Dtype precision) {
+  const int64_t count = load_blocks(args, static_cast<int>(size_of(precision)));
+  const auto kernel = precision == Dtype::f32   ? upgrade_load<float>
+                      : precision == Dtype::f16 ? upgrade_load<Half>
+                                                : upgrade_load<Bfloat>;
+  launch(kernel, count, kLoadThreads, 0, args, stream_, "upgrade: reading the rows");
+}
+
+void StreamLauncher::layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) {
+  if (precision == Dtype::f32) return launch_ffma(args, tile, stream_);
+  if (precision == Dtype::f16) {
+    return last ? launch_mma<Half, float>(args, tile, stream_) : launch_mma<Half, Half>(args, tile, stream_);
+  }
+  return last ? launch_mma<Bfloat, float>(args, tile, stream_) : launch_mma<Bfloat, Bfloat>(args, tile, stream_);
+}
+
+void StreamLauncher::finish(const FinishArgs& args) {
+  launch(upgrade_finish, (args.rows + kFinishRows - 1) / kFinishRows, kFinishThreads, 0, args, stream_,
+         "upgrade: norms");
+}
+
+}  // namespace fct::cuda

@@ -1,0 +1,23 @@
+// The steps of a plan as kernel launches on a stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/upgrade/run.hpp"
+
+namespace fct::cuda {
+
+// Throws CudaFailure where a launch is refused; what kernels do shows later, on the stream.
+class StreamLauncher : public Launcher {
+ public:
+  explicit StreamLauncher(cudaStream_t stream) : stream_(stream) {}
+  void clear(unsigned char* status, int64_t rows) override;
+  void load(const LoadArgs& args, Dtype precision) override;
+  void layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) override;
+  void finish(const FinishArgs& args) override;
+
+ private:
+  cudaStream_t stream_;
+};
+
+}  // namespace fct::cuda

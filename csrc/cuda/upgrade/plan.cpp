@@ -1,0 +1,181 @@
+#include "cuda/upgrade/plan.hpp"
+
+#include <algorithm>
+#include <sstream>
+
+#include "core/error.hpp"
+
+namespace fct::cuda {
+namespace {
+
+// Large enough that launches are under a hundredth of the time (a prediction), small enough for any card's memory.
+constexpr int64_t kMostChunkRows = 131072;
+constexpr int64_t kRowMultiple = 128;
+constexpr int64_t kBufferAlignment = 256;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t up_to(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
+
+// The widest row that each buffer must hold, in bytes.
+class Widths {
+ public:
+  explicit Widths(const TransformLayout& layout) : element_(size_of(layout.precision)) {}
+  Place place(Buffer buffer, int32_t columns) {
+    const int64_t bytes = columns * (buffer == Buffer::last ? 4 : element_);
+    int64_t& widest = widest_[static_cast<std::size_t>(buffer)];
+    widest = std::max(widest, bytes);
+    return {.buffer = buffer, .first = 0, .stride = columns};
+  }
+  int64_t of(int buffer) const { return widest_[static_cast<std::size_t>(buffer)]; }
+  int64_t row_bytes() const { return widest_[0] + widest_[1] + widest_[2] + widest_[3]; }
+
+ private:
+  int64_t element_;
+  std::array<int64_t, kBuffers> widest_{};
+};
+
+Step load_step(bool reads_side, Place y) {
+  return {.kind = Step::Kind::load, .reads_side = reads_side, .layer = {}, .x = {}, .y = y};
+}
+Step layer_step(const LayerLayout& layer, Place x, Place y) {
+  return {.kind = Step::Kind::layer, .layer = layer, .x = x, .y = y};
+}
+
+std::vector<Step> steps_of(const TransformLayout& layout, Widths& widths) {
+  std::vector<Step> steps;
+  int32_t concat = 0;
+  for (const BranchLayout& branch : layout.branches) concat += branch.columns;
+  Place target = widths.place(Buffer::ping, concat);
+  for (const BranchLayout& branch : layout.branches) {
+    if (branch.layers.empty()) {
+      steps.push_back(load_step(branch.reads_side, target));
+    } else {
+      Place x = widths.place(Buffer::input, branch.layers.front().depth);
+      steps.push_back(load_step(branch.reads_side, x));
+      for (std::size_t i = 0; i < branch.layers.size(); ++i) {
+        const bool ends = i + 1 == branch.layers.size();
+        // Hidden layers alternate between pong and input, whose rows are free once they were read.
+        const Place y =
+            ends ? target : widths.place(i % 2 == 0 ? Buffer::pong : Buffer::input, branch.layers[i].columns);
+        steps.push_back(layer_step(branch.layers[i], x, y));
+        x = y;
+      }
+    }
+    target.first += branch.columns;
+  }
+  Place x = widths.place(Buffer::ping, concat);
+  for (std::size_t i = 0; i < layout.trunk.size(); ++i) {
+    const LayerLayout& layer = layout.trunk[i];
+    const bool ends = i + 1 == layout.trunk.size();
+    const Buffer buffer = ends ? Buffer::last : i % 2 == 0 ? Buffer::pong : Buffer::ping;
+    const Place y = widths.place(buffer, layer.columns);
+    steps.push_back(layer_step(layer, x, y));
+    x = y;
+  }
+  steps.push_back({.kind = Step::Kind::finish, .layer = {}, .x = x, .y = {}});
+  return steps;
+}
+
+// Waves of blocks over the multiprocessors, each as long as its tile's area takes at the tile's rate.
+double cost(const TileFacts& tile, int64_t rows, int64_t columns, const DeviceFacts& device) {
+  const int64_t waves = ceil_div(blocks_of(tile, rows, columns), device.multiprocessors);
+  return static_cast<double>(waves) * tile.rows * tile.columns / tile.rate;
+}
+
+TileName choose_tile(Dtype precision, int64_t rows, int64_t columns, const DeviceFacts& device) {
+  const TileFacts* best = nullptr;
+  const std::vector<TileFacts> tiles = tiles_of(precision);
+  for (const TileFacts& tile : tiles) {
+    if (tile.shared_bytes > device.shared_bytes) continue;
+    if (best == nullptr || cost(tile, rows, columns, device) < cost(*best, rows, columns, device)) best = &tile;
+  }
+  if (best == nullptr) {
+    throw DeviceError("the device offers a block " + std::to_string(device.shared_bytes) +
+                      " bytes of shared memory, and no kernel does with that");
+  }
+  return best->name;
+}
+
+void check(const DeviceFacts& device) {
+  if (device.compute < kMinCompute) {
+    throw DeviceError("the device has compute capability " + std::to_string(device.compute / 10) + "." +
+                      std::to_string(device.compute % 10) + "; the CUDA kernels need 8.0 or later");
+  }
+  if (device.multiprocessors < 1) throw DeviceError("the device has no multiprocessors");
+}
+
+const char* text_of(Dtype precision) {
+  return precision == Dtype::f32 ? "fp32" : precision == Dtype::f16 ? "fp16" : "bf16";
+}
+
+std::string text_of(const Place& place) {
+  static const char* const kNames[] = {"input", "ping", "pong", "last"};
+  std::string text = kNames[static_cast<int>(place.buffer)];
+  return place.first == 0 ? text : text + "+" + std::to_string(place.first);
+}
+
+}  // namespace
+
+std::vector<TileFacts> tiles_of(Dtype precision) {
+  if (precision == Dtype::f32) return {kFp32Tiles.begin(), kFp32Tiles.end()};
+  return {kMmaTiles.begin(), kMmaTiles.end()};
+}
+
+TileFacts tile_of(Dtype precision, TileName name) {
+  for (const TileFacts& tile : tiles_of(precision)) {
+    if (tile.name == name) return tile;
+  }
+  throw ShapeError("this precision has no such tile");
+}
+
+int64_t blocks_of(const TileFacts& tile, int64_t rows, int64_t columns) {
+  return ceil_div(rows, tile.rows) * ceil_div(columns, tile.columns);
+}
+
+UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows,
+                         int64_t scratch_limit) {
+  check(device);
+  Widths widths(layout);
+  UpgradePlan plan{.layout = layout, .rows = rows, .steps = steps_of(layout, widths)};
+  const int64_t fitting = (scratch_limit - kBuffers * kBufferAlignment) / widths.row_bytes();
+  if (fitting < 1) {
+    throw DeviceError("a row needs " + std::to_string(widths.row_bytes()) + " bytes of scratch, and " +
+                      std::to_string(scratch_limit) + " bytes are allowed in all");
+  }
+  // Chunks of nearly one size, in whole tiles where there are several.
+  const int64_t most = std::min(fitting, kMostChunkRows);
+  const int64_t chunks = std::max<int64_t>(ceil_div(rows, most), 1);
+  const int64_t even = std::max<int64_t>(ceil_div(rows, chunks), 1);
+  plan.chunk_rows = chunks == 1 ? even : std::min(up_to(even, kRowMultiple), most);
+  for (int buffer = 0; buffer < kBuffers; ++buffer) {
+    plan.buffer_at[static_cast<std::size_t>(buffer)] = plan.scratch_bytes;
+    plan.scratch_bytes += up_to(plan.chunk_rows * widths.of(buffer), kBufferAlignment);
+  }
+  for (Step& step : plan.steps) {
+    if (step.kind == Step::Kind::layer)
+      step.tile = choose_tile(layout.precision, plan.chunk_rows, step.layer.columns, device);
+  }
+  return plan;
+}
+
+std::string UpgradePlan::text() const {
+  std::ostringstream out;
+  out << text_of(layout.precision) << ", " << rows << " rows in chunks of " << chunk_rows << ", scratch "
+      << scratch_bytes << " bytes, weights " << layout.bytes << " bytes\n";
+  for (const Step& step : steps) {
+    if (step.kind == Step::Kind::load) {
+      out << "load " << (step.reads_side ? "side" : "old") << " -> " << text_of(step.y) << "\n";
+    } else if (step.kind == Step::Kind::layer) {
+      const TileFacts tile = tile_of(layout.precision, step.tile);
+      out << "layer " << step.layer.depth << " -> " << step.layer.columns << (step.layer.relu ? " relu" : "") << ", "
+          << text_of(step.x) << " -> " << text_of(step.y) << ", tile " << tile.text << " " << tile.rows << "x"
+          << tile.columns << ", " << tile.stages << " stages, " << tile.shared_bytes << " bytes shared, "
+          << blocks_of(tile, chunk_rows, step.layer.columns) << " blocks of " << tile.threads << "\n";
+    } else {
+      out << "finish" << (layout.normalize ? " unit norm" : "") << (layout.uncertainty ? ", uncertainty" : "") << "\n";
+    }
+  }
+  return out.str();
+}
+
+}  // namespace fct::cuda

@@ -1,0 +1,102 @@
+#include "cuda/upgrade/run.hpp"
+
+#include <algorithm>
+
+namespace fct::cuda {
+namespace {
+
+// One chunk: rows [first, first + rows) of the call.
+class ChunkRun {
+ public:
+  ChunkRun(const UpgradePlan& plan, const UpgradeRun& run, Launcher& launcher, int64_t first, int64_t rows)
+      : plan_(plan), run_(run), launcher_(launcher), first_(first), rows_(rows), status_(run.status + first) {}
+
+  void go() {
+    launcher_.clear(status_, rows_);
+    for (const Step& step : plan_.steps) {
+      switch (step.kind) {
+        case Step::Kind::load:
+          load(step);
+          break;
+        case Step::Kind::layer:
+          layer(step);
+          break;
+        case Step::Kind::finish:
+          finish(step);
+          break;
+      }
+    }
+  }
+
+ private:
+  unsigned char* at(const Place& place) const {
+    const int64_t element = place.buffer == Buffer::last ? 4 : size_of(plan_.layout.precision);
+    return run_.scratch + plan_.buffer_at[static_cast<std::size_t>(place.buffer)] + place.first * element;
+  }
+
+  template <typename Pointer>
+  Pointer rows_from(const RowsOf<Pointer>& rows) const {
+    return rows.data + first_ * rows.stride * size_of(rows.dtype);
+  }
+
+  void load(const Step& step) {
+    const auto& source = step.reads_side ? run_.side : run_.old;
+    launcher_.load({.source = rows_from(source),
+                    .source_stride = source.stride,
+                    .source_dtype = static_cast<int32_t>(source.dtype),
+                    .columns = step.reads_side ? plan_.layout.side_dim : plan_.layout.old_dim,
+                    .target = at(step.y),
+                    .target_stride = step.y.stride,
+                    .rows = rows_,
+                    .status = status_},
+                   plan_.layout.precision);
+  }
+
+  void layer(const Step& step) {
+    const bool last = step.y.buffer == Buffer::last;
+    const bool narrow = !last && plan_.layout.precision != Dtype::f32;
+    launcher_.layer({.x = at(step.x),
+                     .x_stride = step.x.stride,
+                     .weight = run_.weights + step.layer.weight_at,
+                     .bias = reinterpret_cast<const float*>(run_.weights + step.layer.bias_at),
+                     .y = at(step.y),
+                     .y_stride = step.y.stride,
+                     .rows = rows_,
+                     .depth = step.layer.depth,
+                     .columns = step.layer.columns,
+                     .relu = step.layer.relu,
+                     .status = narrow ? status_ : nullptr},
+                    plan_.layout.precision, step.tile, last);
+  }
+
+  void finish(const Step& step) {
+    launcher_.finish({.x = reinterpret_cast<const float*>(at(step.x)),
+                      .x_stride = step.x.stride,
+                      .out = rows_from(run_.out),
+                      .out_stride = run_.out.stride,
+                      .out_dtype = static_cast<int32_t>(run_.out.dtype),
+                      .columns = plan_.layout.new_dim,
+                      .normalize = plan_.layout.normalize,
+                      .has_uncertainty = plan_.layout.uncertainty,
+                      .uncertainty = run_.uncertainty == nullptr ? nullptr : run_.uncertainty + first_,
+                      .rows = rows_,
+                      .status = status_});
+  }
+
+  const UpgradePlan& plan_;
+  const UpgradeRun& run_;
+  Launcher& launcher_;
+  const int64_t first_;
+  const int64_t rows_;
+  unsigned char* const status_;
+};
+
+}  // namespace
+
+void run_upgrade(const UpgradePlan& plan, const UpgradeRun& run, Launcher& launcher) {
+  for (int64_t first = 0; first < plan.rows; first += plan.chunk_rows) {
+    ChunkRun(plan, run, launcher, first, std::min(plan.chunk_rows, plan.rows - first)).go();
+  }
+}
+
+}  // namespace fct::cuda

@@ -1,0 +1,101 @@
+"""The CUDA kernels, which are off unless FCT_FAST_CUDA_UNVERIFIED=1: none of them has run on a GPU yet.
+
+Imports torch only where torch tensors come in.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fct_fast.errors import ConfigError, DeviceError
+from fct_fast.kernels import native
+from fct_fast.kernels.arrays import is_torch
+from fct_fast.kernels.packing import spec_fields
+from fct_fast.kernels.status import OVERFLOW
+from fct_fast.spec import TransformSpec
+
+__all__ = ["SWITCH", "CudaEngine", "cuda_device", "cuda_text"]
+
+SWITCH = "FCT_FAST_CUDA_UNVERIFIED"
+_OFF = f"no CUDA kernel of this version has run on a GPU yet, so they are off; {SWITCH}=1 turns them on"
+
+# Device memory that a call's chunk may take.
+_SCRATCH_BYTES = 2 << 30
+
+
+def cuda_text() -> str:
+    """The state of the CUDA kernels in one sentence, for `fct-fast doctor`."""
+    state = native().cuda_state()
+    devices = ", ".join(
+        f"{device['name']} (device {device['device']}, compute capability {device['compute'] / 10:.1f})"
+        for device in state["devices"]
+    )
+    found = f"usable: {devices}" if devices else f"not usable here: {state['problem']}"
+    return f"{found}; turned on, though none has run on a GPU yet" if _is_on() else f"{_OFF}; {found}"
+
+
+def cuda_device(name: str) -> int:
+    """The number of "cuda" or "cuda:N". Raises ConfigError for another name, DeviceError where it cannot be used."""
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
+        raise ConfigError(f"device is {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    device = int(number or 0)
+    if not _is_on():
+        raise DeviceError(f"device {name!r} cannot be used: {_OFF} (device='cpu' always works)")
+    state = native().cuda_state()
+    if device not in {usable["device"] for usable in state["devices"]}:
+        reason = state["problem"] or f"this process sees {len(state['devices'])} usable CUDA devices"
+        raise DeviceError(f"device {name!r} cannot be used: {reason}")
+    return device
+
+
+def _is_on() -> bool:
+    return os.environ.get(SWITCH) == "1"
+
+
+class CudaEngine:
+    """A transform on one CUDA device. Rows that leave float16's range are computed again in float32."""
+
+    def __init__(self, spec: TransformSpec, precision: str, device: int) -> None:
+        self._spec = spec
+        self._device = device
+        self.precision = precision
+        self._kernel = self._made(precision)
+        self._wide: Any = None  # float32, made when the first row needs it
+
+    def plan(self, rows: int) -> str:
+        """What a call of so many rows runs: kernels, tiles, chunk, memory."""
+        text: str = self._kernel.plan(rows, _SCRATCH_BYTES)
+        return text
+
+    def run(self, old: Any, side: Any, out: Any, s: Any, status: Any) -> None:
+        """Fills out [n, new_dim], s [n] or None, status uint8 [n]. All on the host, or all on the device (torch)."""
+        self._run(self._kernel, old, side, out, s, status)
+        if self.precision != "fp16":
+            return
+        again = status == OVERFLOW
+        if not bool(again.any()):
+            return
+        if self._wide is None:
+            self._wide = self._made("fp32")
+        part_out, part_status = out[again], status[again]
+        part_s = None if s is None else s[again]
+        self._run(self._wide, old[again], None if side is None else side[again], part_out, part_s, part_status)
+        out[again], status[again] = part_out, part_status
+        if s is not None:
+            s[again] = part_s
+
+    def _made(self, precision: str) -> Any:
+        old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk = spec_fields(self._spec)
+        return native().CudaUpgrade(
+            old_dim, side_dim, new_dim, normalize, uncertainty, precision, branches, trunk, self._device
+        )
+
+    def _run(self, kernel: Any, old: Any, side: Any, out: Any, s: Any, status: Any) -> None:
+        stream = None
+        if is_torch(old) and old.device.type == "cuda":
+            import torch
+
+            stream = torch.cuda.current_stream(old.device).cuda_stream
+        kernel.run(old, side, out, s, status, _SCRATCH_BYTES, stream)

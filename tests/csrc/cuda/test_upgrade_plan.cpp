@@ -1,0 +1,164 @@
+// Plans of the upgrade, with no device: tiles, chunks, scratch, the order of buffers, and what is refused.
+#include "cuda/upgrade/plan.hpp"
+
+#include <string>
+
+#include "check.hpp"
+#include "core/error.hpp"
+
+namespace fct::cuda {
+namespace {
+
+constexpr DeviceFacts kH200{.compute = 90, .multiprocessors = 132, .shared_bytes = 227 * 1024, .memory_bytes = 0};
+constexpr DeviceFacts kA10{.compute = 86, .multiprocessors = 72, .shared_bytes = 99 * 1024, .memory_bytes = 0};
+constexpr int64_t kGigabyte = int64_t{1} << 30;
+
+// Shapes alone: weights are not read by a plan.
+TransformSource standard(int64_t old_dim, int64_t side_dim, int64_t new_dim, int64_t inner, bool uncertainty) {
+  const auto layer = [](int64_t in, int64_t out, bool relu) { return LayerSource{nullptr, nullptr, in, out, relu}; };
+  TransformSource source{old_dim, side_dim, new_dim, true, uncertainty, Precision::fp32, {}, {}};
+  source.branches.push_back({false, {layer(old_dim, 2 * old_dim, true), layer(2 * old_dim, 2 * new_dim, true)}});
+  if (side_dim > 0)
+    source.branches.push_back({true, {layer(side_dim, 2 * side_dim, true), layer(2 * side_dim, 2 * new_dim, true)}});
+  source.trunk = {layer(new_dim * (side_dim > 0 ? 4 : 2), inner, true), layer(inner, inner, true),
+                  layer(inner, new_dim + uncertainty, false)};
+  return source;
+}
+
+UpgradePlan plan(const TransformSource& source, const DeviceFacts& device, int64_t rows, int64_t limit = 4 * kGigabyte,
+                 Dtype precision = Dtype::f16) {
+  return plan_upgrade(layout_of(source, precision), device, rows, limit);
+}
+
+TileName tile_of_layer(const UpgradePlan& plan, int64_t depth, int64_t columns) {
+  for (const Step& step : plan.steps) {
+    if (step.kind == Step::Kind::layer && step.layer.depth == depth && step.layer.columns == columns) return step.tile;
+  }
+  CHECK(false);
+  return TileName::wide;
+}
+
+void check_tiles() {
+  const TransformSource h = standard(128, 128, 128, 2048, false);
+  CHECK(tile_of_layer(plan(h, kH200, 262144), 2048, 2048) == TileName::wide);
+  CHECK(tile_of_layer(plan(h, kH200, 262144), 2048, 128) == TileName::square);
+  CHECK(tile_of_layer(plan(h, kA10, 262144), 2048, 2048) == TileName::square);  // no room for the wide one
+  CHECK(tile_of_layer(plan(h, kH200, 1), 2048, 2048) == TileName::small);
+  CHECK(tile_of_layer(plan(h, kH200, 128), 2048, 2048) == TileName::narrow);
+  for (const Step& step : plan(h, kH200, 1).steps) {
+    if (step.kind == Step::Kind::layer) CHECK(step.tile == TileName::small);
+  }
+}
+
+// Every tile fits its threads' share of registers and the devices that it is meant for.
+void check_tile_facts() {
+  for (Dtype precision : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const TileFacts& tile : tiles_of(precision)) {
+      CHECK(tile.threads % 32 == 0 && tile.threads <= 256);
+      CHECK(tile.shared_bytes <= (tile.name == TileName::wide ? kH200 : kA10).shared_bytes);
+      CHECK(tile_of(precision, tile.name).rows == tile.rows);
+    }
+  }
+}
+
+void check_chunks() {
+  const TransformSource h = standard(128, 128, 128, 2048, false);
+  for (int64_t rows : {int64_t{0}, int64_t{1}, int64_t{131072}, int64_t{131073}, int64_t{1000000}, int64_t{1} << 33}) {
+    const UpgradePlan made = plan(h, kH200, rows);
+    CHECK(made.chunk_rows >= 1 && made.chunk_rows <= 131072 && made.scratch_bytes <= 4 * kGigabyte);
+    CHECK(rows <= 131072 || made.chunk_rows % 128 == 0);
+    CHECK(rows == 0 || rows > 131072 || made.chunk_rows == rows);
+  }
+  CHECK(plan(h, kH200, 131073).chunk_rows == 65664);  // two halves, not one chunk and one row
+  // A limit is kept, whatever it allows.
+  for (int64_t limit : {int64_t{20000}, int64_t{1} << 20, int64_t{100} << 20}) {
+    const UpgradePlan made = plan(h, kH200, 1000000, limit);
+    CHECK(made.scratch_bytes <= limit && made.chunk_rows >= 1);
+  }
+  CHECK_THROWS(plan(h, kH200, 10, 5000), DeviceError);
+}
+
+// Buffers lie apart, hold what their steps write, and no step writes where it reads.
+void check_buffers() {
+  for (const TransformSource& h : {standard(128, 128, 128, 2048, false), standard(19, 7, 23, 45, true),
+                                   standard(2048, 0, 16, 64, false), standard(16, 1024, 2048, 64, true)}) {
+    for (Dtype precision : {Dtype::f32, Dtype::f16}) {
+      const UpgradePlan made = plan(h, kH200, 1000, kGigabyte, precision);
+      std::array<int64_t, kBuffers> ends{made.buffer_at[1], made.buffer_at[2], made.buffer_at[3], made.scratch_bytes};
+      for (const Step& step : made.steps) {
+        if (step.kind == Step::Kind::finish) continue;
+        const int64_t element = step.y.buffer == Buffer::last ? 4 : size_of(precision);
+        const std::size_t at = static_cast<std::size_t>(step.y.buffer);
+        CHECK(made.buffer_at[at] % 256 == 0);
+        CHECK(made.buffer_at[at] + made.chunk_rows * step.y.stride * element <= ends[at]);
+        CHECK(step.y.first * element % 16 == 0 && step.y.stride * element % 16 == 0);
+        if (step.kind == Step::Kind::layer) {
+          CHECK(step.x.buffer != step.y.buffer);
+          CHECK(step.x.first + step.layer.depth <= step.x.stride && step.y.first + step.layer.columns <= step.y.stride);
+        }
+      }
+    }
+  }
+}
+
+void check_refusals() {
+  const TransformSource h = standard(16, 0, 16, 64, false);
+  DeviceFacts old = kH200;
+  old.compute = 75;
+  CHECK_THROWS(plan(h, old, 10), DeviceError);
+  DeviceFacts cramped = kH200;
+  cramped.shared_bytes = 16 * 1024;
+  CHECK_THROWS(plan(h, cramped, 10), DeviceError);
+  TransformSource broken = h;
+  broken.trunk[1].in_dim = 63;
+  CHECK_THROWS(layout_of(broken, Dtype::f16), ShapeError);
+  broken = h;
+  broken.new_dim = 17;
+  CHECK_THROWS(layout_of(broken, Dtype::f16), ShapeError);
+  broken = h;
+  broken.trunk.clear();
+  CHECK_THROWS(layout_of(broken, Dtype::f16), ShapeError);
+}
+
+// Weights that float16 cannot hold are refused, not rounded to infinity.
+void check_weights() {
+  std::vector<float> weight(32, 1.0f), bias(4, 0.0f);
+  TransformSource h{8, 0, 4, true, false, Precision::fp32, {{false, {}}}, {{weight.data(), bias.data(), 8, 4, false}}};
+  for (Dtype precision : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    const TransformLayout layout = layout_of(h, precision);
+    std::vector<unsigned char> block(static_cast<std::size_t>(layout.bytes));
+    weight[5] = 1.0f;
+    pack_transform(h, layout, block.data());
+    weight[5] = 1e5f;
+    if (precision == Dtype::f16) {
+      CHECK_THROWS(pack_transform(h, layout, block.data()), ShapeError);
+    } else {
+      pack_transform(h, layout, block.data());
+    }
+  }
+}
+
+void check_text() {
+  const std::string text = plan(standard(128, 64, 128, 2048, true), kH200, 300000).text();
+  for (const char* part : {"fp16, 300000 rows in chunks of 100096", "load side -> input", "layer 2048 -> 2048 relu",
+                           "tile wide 128x256, 3 stages", "pong -> ping+256", "finish unit norm, uncertainty"}) {
+    if (text.find(part) == std::string::npos) {
+      std::fprintf(stderr, "no '%s' in\n%s", part, text.c_str());
+      std::exit(1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fct::cuda
+
+int main() {
+  fct::cuda::check_tiles();
+  fct::cuda::check_tile_facts();
+  fct::cuda::check_chunks();
+  fct::cuda::check_buffers();
+  fct::cuda::check_refusals();
+  fct::cuda::check_weights();
+  fct::cuda::check_text();
+  return 0;
+}

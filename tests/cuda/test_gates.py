@@ -1,0 +1,176 @@
+"""The built CUDA library, looked at without a GPU: what ptxas said of each kernel, the instructions in it, what it links.
+
+Needs a build by nvcc (`make test` makes one where nvcc is present); the instructions also cuobjdump and nvdisasm, which
+pip has (dev extras). FCT_CUDA_BUILD names another build folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHES = ("sm_80", "sm_90a")
+
+# Kernels whose block has so many threads may use so many registers.
+REGISTERS_OF_A_BLOCK = 65536
+# Instances of each stem: element types, tiles and outputs.
+INSTANCES = {"upgrade_load": 3, "upgrade_layer_mma": 16, "upgrade_layer_ffma": 3, "upgrade_finish": 1}
+
+
+def build_folder() -> Path | None:
+    named = os.environ.get("FCT_CUDA_BUILD")
+    places = [Path(named)] if named else sorted(ROOT.glob("build/*"))
+    built = [place for place in places if (place / "csrc/cuda/libfct_cuda.so").is_file()]
+    return max(built, key=lambda place: (place / "csrc/cuda/libfct_cuda.so").stat().st_mtime, default=None)
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    folder = build_folder()
+    if folder is None:
+        pytest.skip("no CUDA library was built here")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(build: Path) -> Path:
+    return build / "csrc/cuda/libfct_cuda.so"
+
+
+@pytest.fixture(scope="module")
+def ptxas(build: Path) -> str:
+    logs = sorted(build.glob("csrc/cuda/CMakeFiles/fct_cuda.dir/**/*.ptxas.log"))
+    assert logs, "the build kept no ptxas logs"
+    return "\n".join(log.read_text() for log in logs)
+
+
+@pytest.fixture(scope="module")
+def sass(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[str]]:
+    """(arch, mangled kernel) -> its instructions with operands."""
+    tools = tmp_path_factory.mktemp("tools")
+    for name in ("cuobjdump", "nvdisasm"):
+        found = shutil.which(name) or next(Path(sysconfig.get_paths()["purelib"]).glob(f"nvidia/*/bin/{name}"), None)
+        if found is None:
+            pytest.skip(f"{name} is not installed (pip install nvidia-cuda-{name})")
+        shutil.copy(found, tools / name)
+        (tools / name).chmod(0o755)  # the wheel stores cuobjdump without the bit
+    told = subprocess.run(
+        [tools / "cuobjdump", "-sass", library],
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kernels: dict[tuple[str, str], list[str]] = {}
+    arch, current = "", ""
+    for line in told.splitlines():
+        if found_arch := re.match(r"arch = (\w+)", line):
+            arch = found_arch[1]
+        elif found_name := re.match(r"\s*Function : (\S+)", line):
+            current = found_name[1]
+            kernels[arch, current] = []
+        elif current and (instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][^;]*);", line)):
+            kernels[arch, current].append(instruction[1].strip())
+    return kernels
+
+
+def entries(ptxas: str) -> list[tuple[str, str, str]]:
+    """(kernel, arch, what ptxas reports) for every kernel that was compiled."""
+    parts = re.split(r"ptxas info +: Compiling entry function '(\S+)' for '(\w+)'", ptxas)[1:]
+    return list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+
+
+def threads_of(kernel: str) -> int:
+    """By the tile in the mangled name; 256 elsewhere."""
+    tile = re.search(r"TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E", kernel)
+    if tile is None:
+        return 256
+    return 32 * int(tile[3]) * int(tile[4]) * int(tile[5])
+
+
+def test_no_kernel_spills_or_uses_local_memory(ptxas: str) -> None:
+    found = entries(ptxas)
+    for kernel, arch, report in found:
+        frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+        assert frame is not None, kernel
+        assert frame.groups() == ("0", "0", "0"), (kernel, arch)
+        registers = re.search(r"Used (\d+) registers", report)
+        assert registers is not None
+        assert int(registers[1]) * threads_of(kernel) <= REGISTERS_OF_A_BLOCK, (kernel, arch)
+    for arch in ARCHES:
+        for stem, count in INSTANCES.items():
+            assert sum(stem in kernel and arch == a for kernel, a, _ in found) == count, (arch, stem)
+
+
+def test_ptxas_says_nothing_of_serialised_or_ignored_instructions(ptxas: str) -> None:
+    assert not re.findall(r"\(C75\d\d\)|warning|error", ptxas)
+
+
+def test_tensor_core_layers_are_what_they_should_be(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, kernel), instructions in sass.items():
+        if "upgrade_layer_mma" not in kernel:
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        want = "HMMA.16816.F32.BF16" if "mmaINS0_6Bfloat" in kernel else "HMMA.16816.F32"
+        hmma = {name: count for name, count in names.items() if name.startswith(("HMMA", "IMMA"))}
+        assert set(hmma) == {want}, (arch, kernel, hmma)
+        # One step of depth is unrolled: a warp's tile of 64 x 64 is 4 x 8 products for each of 4 steps of 16.
+        least = 128 if threads_of(kernel) == 256 or "TileILi128ELi128" in kernel else 8
+        assert hmma[want] >= least, (arch, kernel, hmma)
+        assert any(name.startswith("LDSM.16.M88.4") for name in names), (arch, kernel)
+        assert any(re.match(r"LDGSTS\.E\.BYPASS.*128", name) for name in names), (arch, kernel)
+        assert any(name == "STG.E.128" for name in names), (arch, kernel)
+    assert seen == 2 * INSTANCES["upgrade_layer_mma"]
+
+
+def test_float32_layers_use_no_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, kernel), instructions in sass.items():
+        if "upgrade_layer_ffma" not in kernel:
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        assert not [name for name in names if name.startswith(("HMMA", "HGMMA"))], (arch, kernel)
+        assert names["FFMA"] >= 8, (arch, kernel)
+        assert names["LDS.128"] >= 3, (arch, kernel)
+    assert seen == 2 * INSTANCES["upgrade_layer_ffma"]
+
+
+def test_no_functions_or_local_memory_in_layers(sass: dict[tuple[str, str], list[str]]) -> None:
+    for (arch, kernel), instructions in sass.items():
+        names = {instruction.split()[0].split(".")[0] for instruction in instructions}
+        assert not names & {"LDL", "STL"}, (arch, kernel)
+        if "upgrade_layer" in kernel:
+            assert "RET" not in names, (arch, kernel)  # a CALL alone is how ptxas leaves some loops
+
+
+def test_the_library_needs_nothing_of_cuda(library: Path) -> None:
+    told = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"NEEDED.*\[(\S+?)\.so", told))
+    assert needed <= {"libstdc++", "libgcc_s", "libc", "libm", "ld-linux-x86-64", "libpthread", "libdl", "librt"}, (
+        needed
+    )
+
+
+def test_the_library_shows_its_c_abi_alone(library: Path) -> None:
+    told = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    shown = {line.split()[-1] for line in told.splitlines()}
+    header = "\n".join(path.read_text() for path in ROOT.glob("csrc/cuda/**/abi.h"))
+    declared = set(re.findall(r"\b(fct_cuda_\w+)\(", header))
+    assert shown == declared
+
+
+def test_the_library_holds_code_for_both_kinds_and_ptx_for_the_rest(library: Path) -> None:
+    content = library.read_bytes()
+    assert b"sm_90a" in content
+    assert b"sm_80" in content or b"compute_80" in content

@@ -1,0 +1,71 @@
+"""The search's kernels in the built CUDA library: registers, instructions. See test_gates.py."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from test_gates import ARCHES, build, entries, library, ptxas, sass
+
+__all__ = ["build", "library", "ptxas", "sass"]  # fixtures
+
+# Kernel -> instances (metrics, stored types, operand types), registers at most, so that as many blocks as planned share
+# a multiprocessor's 65536: 2 of 256 threads, 2 of 128, 3 of 256 and more.
+KERNELS = {
+    "RowsKernel": (18, 85),
+    "ScoreExactKernel": (9, 128),
+    "ScoreHalfKernel": (2, 128),
+    "FusedKernel": (2, 255),
+    "SeedKernel": (3, 85),
+    "SelectKernel": (2, 85),
+    "FinishKernel": (12, 85),
+}
+
+
+def kernel_of(mangled: str) -> str | None:
+    found = re.search(r"topk_kernel\w*?\d(\w+Kernel)I", mangled)
+    return next((name for name in KERNELS if found is not None and found[1].endswith(name)), None)
+
+
+def test_every_instance_is_there_and_keeps_to_its_registers(ptxas: str) -> None:
+    found = [(kernel_of(kernel), arch, report) for kernel, arch, report in entries(ptxas)]
+    for name, (instances, limit) in KERNELS.items():
+        for arch in ARCHES:
+            reports = [report for kernel, a, report in found if kernel == name and a == arch]
+            assert len(reports) == instances, (name, arch)
+            for report in reports:
+                registers = re.search(r"Used (\d+) registers", report)
+                assert registers is not None
+                assert int(registers[1]) <= limit, (name, arch)
+
+
+def test_coarse_scores_come_from_the_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:
+    # A warp's 32 x 64 tile is 2 x 8 products for 16 columns; a step has 32 columns, of the fused kernel 64.
+    steps = {"ScoreHalfKernel": 2, "FusedKernel": 4}
+    seen = 0
+    for (arch, mangled), instructions in sass.items():
+        name = kernel_of(mangled)
+        if name not in steps:
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        want = "HMMA.16816.F32.BF16" if "6Bfloat" in mangled else "HMMA.16816.F32"
+        assert {n: c for n, c in names.items() if n.startswith("HMMA")} == {want: 16 * steps[name]}, (arch, mangled)
+        assert names["LDSM.16.M88.4"] == 6 * steps[name], (arch, mangled)
+        assert any(re.match(r"LDGSTS\.E\.BYPASS.*128", n) for n in names), (arch, mangled)
+        if name == "FusedKernel":  # no score leaves the chip: one multiply-add and one compare each
+            assert names["FFMA"] <= 64 + 8, (arch, mangled)
+    assert seen == 2 * 4
+
+
+def test_exact_scores_use_no_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, mangled), instructions in sass.items():
+        if kernel_of(mangled) != "ScoreExactKernel":
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        assert not [name for name in names if name.startswith(("HMMA", "HGMMA"))], (arch, mangled)
+        assert names["FFMA"] == 4 * 8 * 8, (arch, mangled)  # 4 x 8 scores, 8 columns a step
+        assert names["LDS.128"] == 3 * 8, (arch, mangled)
+    assert seen == 2 * KERNELS["ScoreExactKernel"][0]
