@@ -58,8 +58,8 @@ def fill(place: str, old: np.ndarray, side: np.ndarray) -> None:
     with psycopg.connect(place, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         connection.execute(
-            f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({OLD}) NOT NULL, psi vector({SIDE}) NOT NULL, "
-            f"title text, price float8, seen timestamptz)"  # type: ignore[arg-type]
+            f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({OLD}) NOT NULL, "
+            f"psi vector({SIDE}) NOT NULL, title text, price float8, seen timestamptz)"
         )
         ids = np.arange(len(old))
         pieces = [*number_fields(ids), *vector_fields(old), *vector_fields(side), *text_fields(names)]

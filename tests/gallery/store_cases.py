@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gallery_support import Rows
 
-STORES = ("npy", "parquet", "lance", "postgres")
+STORES = ("npy", "parquet", "faiss", "lance", "postgres")
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,11 @@ def test_vectors_in_lists_of_either_width(tmp_path: Path, column: pa.Array, dtyp
 def test_ids_are_named_or_called_id_and_may_be_text(tmp_path: Path) -> None:
     names = pa.array(["a", "bcd", "e"]).dictionary_encode()
     path = dataset_of(tmp_path, v=vectors(np.ones((3, 2), np.float32)), id=pa.array([[1], [2], [3]]), name=names)
-    assert open_source(path).ids_dtype is None  # this "id" cannot be one, it is payload
+    unusual = open_source(path)
+    assert unusual.ids_dtype is None
+    assert unusual.notes == [
+        f"The column id of {path} is list<item: int64>, neither integer nor text: it travels as payload, ids are row positions."
+    ]
     source = open_source({"old": path, "ids": "#name"})
     assert source.ids_dtype == np.dtype("<U3")
     assert source.all_ids().tolist() == ["a", "bcd", "e"]
@@ -244,13 +248,19 @@ BAD: list[tuple[str, dict[str, Any], str, type[Exception], str]] = [
         "1 values in row 1",
     ),
     ("no vectors", {"v": pa.array([1.0, 2.0])}, "#v", errors.DtypeError, "not of vectors"),
-    ("none to choose", {"v": pa.array([1.0, 2.0])}, "", errors.ConfigError, "0 columns of vectors; name one"),
+    (
+        "none to choose",
+        {"v": pa.array([1.0, 2.0])},
+        "",
+        errors.DtypeError,
+        "no column of float32 or float16 vectors; it has v",
+    ),
     (
         "two to choose",
         {"v": vectors(ONES), "w": vectors(ONES)},
         "",
         errors.ConfigError,
-        "2 columns of vectors: v, w; name",
+        "several columns of vectors, v, w; name one",
     ),
     ("missing", {"v": vectors(ONES)}, "#w", errors.ConfigError, "has no column 'w'; it has v"),
     ("no rows", {"v": vectors(ONES[:0])}, "", errors.StoreError, "has no rows"),
@@ -447,6 +457,10 @@ class Watched(FileSystem):
         super().replace(source, target)
         self.log.append(("rename", str(target)))
 
+    def unlink(self, path: Path) -> None:
+        super().unlink(path)
+        self.log.append(("delete", str(path)))
+
 
 def test_all_that_lance_wrote_is_flushed_before_it_counts(gallery: Gallery) -> None:
     """Lance itself never calls fsync."""
@@ -638,6 +652,27 @@ def test_of_two_commits_at_one_moment_only_one_is_made(gallery: Gallery) -> None
     assert lance.dataset(str(gallery.path)).tags.list() == {}
     assert not sink.live
     assert {i: sink.load(gallery.layout.shard(i)).digest for i in range(5)}.keys() == set(range(5))
+
+
+def test_a_cutover_is_on_disk_before_it_is_seen_and_before_anything_is_removed(gallery: Gallery) -> None:
+    gallery.ready()
+    again: list[list[tuple[str, str]]] = []
+    for _ in range(2):  # the second finds it made, by a process that may have been killed before it was on disk
+        disk = Watched()
+        gallery.sink("items.lance", fs=disk).cut_over()
+        again.append(disk.log)
+    log, annex = again[0], str(gallery.folder / f"items.fct-{TOKEN}.annex.partial-{TOKEN}")
+    version = lance.dataset(str(gallery.path)).version
+    manifest = ("flush", f"{annex}/_versions/{2**64 - 1 - version}.manifest")
+    seen = log.index(("flush", str(gallery.path / "_versions")))
+    assert log.index(("flush", str(gallery.path / "data"))) < log.index(manifest) < seen
+    assert any(kind == "flush" and path.startswith(f"{annex}/_transactions/") for kind, path in log[:seen])
+    removed = [place for place, (kind, path) in enumerate(log) if kind == "delete" and f"fct-{TOKEN}.lance/" in path]
+    tagged = ("rename", str(gallery.path / f"_refs/tags/fct-{TOKEN}.json"))
+    assert seen < log.index(tagged) < min(removed)
+    for log in again:
+        for name in ("_versions", "_refs/tags", "data"):
+            assert ("flush", str(gallery.path / name)) in log
 
 
 def test_rows_prepared_for_the_old_version_cannot_join_the_new_one(gallery: Gallery) -> None:

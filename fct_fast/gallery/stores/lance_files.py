@@ -23,6 +23,7 @@ from fct_fast.fs import FileSystem
 
 __all__ = [
     "CHECKSUMS",
+    "blobs_of",
     "clear_folder",
     "content_of",
     "data_files",
@@ -98,6 +99,15 @@ def tags_of(path: Path) -> dict[str, Any]:
     dataset = open_dataset(path)
     with told(f"cannot read the tags of {path}"):
         return dict(dataset.tags.list())
+
+
+def blobs_of(dataset: Any) -> list[str]:
+    """The columns that Lance keeps apart, as blobs."""
+    return [
+        field.name
+        for field in dataset.schema
+        if str(field.type).startswith("extension<lance.blob") or b"lance-encoding:blob" in (field.metadata or {})
+    ]
 
 
 def manifest_path(path: Path, version: int) -> Path:

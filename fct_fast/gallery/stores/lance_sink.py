@@ -75,12 +75,8 @@ class LanceSink:
     def begin(self) -> None:
         self._fs.make_folder(self._path.parent)
         self._fs.flush_folder(self._path.parent)  # a process that was killed may have renamed without
-        if self.published:
-            return
-        if self._renamed():
-            clear_folder(self._staging.folder, self._fs)
-            return
-        self._staging.begin()
+        if not (self.published or self._renamed()):
+            self._staging.begin()
 
     def write(self, shard: Shard, new: Array, ids: Array | None, payload: pa.Table | None) -> bytes:
         with told(f"cannot bring a shard into the columns of {self._place}", "check the payload columns"):

@@ -17,10 +17,11 @@ from fct_fast.gallery.stores.arrow import VectorType, ids_array, ids_column, tab
 from fct_fast.gallery.stores.protocol import Array, Layout, Loaded
 from fct_fast.space import SpaceFingerprint, canonical_json
 
-__all__ = ["LanceTable", "read_space", "stamped"]
+__all__ = ["LanceTable", "read_space", "stamped", "stored_schema", "vector_type", "without_stamps"]
 
-OWN = b"fct_fast."  # how all keys start that this package puts into the metadata of a schema or a field
-SPACE = b"fct_fast.space"
+SPACE = b"fct_fast.space"  # in the metadata of a field
+# Keys in the metadata of a schema that would be wrong of the upgraded rows: our own, and widths that `datasets` notes.
+_STALE = (b"fct_fast.", b"huggingface")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class LanceTable:
         fields.extend(payload)
         order = {name: number for number, name in enumerate(layout.form.get("columns") or ())}
         fields.sort(key=lambda field: order.get(field.name, -1))
-        metadata = {key: value for key, value in (payload.metadata or {}).items() if not key.startswith(OWN)}
-        schema = stored_schema(pa.schema(fields, metadata or None), where)
+        schema = stored_schema(without_stamps(pa.schema(fields, payload.metadata)), where)
         return cls(schema, vector, id_, tuple(payload.names))
 
     def fill(self, new: Array, ids: Array | None, payload: pa.Table | None, kept: pa.Table | None = None) -> pa.Table:
@@ -104,6 +104,12 @@ def stored_schema(schema: pa.Schema, where: str) -> pa.Schema:
         raise ConfigError(
             f"{where} cannot keep the payload: {reason:.200}; change that column, or leave the payload behind"
         ) from error
+
+
+def without_stamps(schema: pa.Schema) -> pa.Schema:
+    """A schema without the metadata that tells of the rows as they were."""
+    kept = {key: value for key, value in (schema.metadata or {}).items() if not key.startswith(_STALE)}
+    return schema.with_metadata(kept or None)
 
 
 def stamped(schema: pa.Schema, vector: str, space: SpaceFingerprint | None, extra: dict[bytes, bytes]) -> pa.Schema:

@@ -58,13 +58,18 @@ def replace_source(
         write_note(db, design, table, live=state)
 
 
-def restore_source(db: Database, design: Design, table: Table, token: str) -> None:
-    """The source takes its name back, and `table` the one that it was published under. Keeps all rows of both."""
+def restore_source(db: Database, design: Design, table: Table, token: str) -> str | None:
+    """The source takes its name back, and `table` the one that it was published under. Keeps all rows of both.
+
+    Returns what was bound to `table` itself while it was live (see `obstacle`), None where nothing was.
+    """
     with db.writing():
         source = source_of(db, design)
         _lock(db, table, source, "ACCESS EXCLUSIVE")
+        bound = obstacle(db, table, design)
         exchange(db, table, design.table, f"__{token}", source, f"__before_{token}")
         write_note(db, design, table)
+    return bound
 
 
 def _lock(db: Database, first: Table, second: Table, mode: str) -> None:

@@ -10,7 +10,7 @@ from fct_fast.gallery.stores.postgres.design import clipped
 from fct_fast.gallery.stores.postgres.table import Table, find_table
 from fct_fast.gallery.stores.postgres.twins import foreign_keys, indexes
 
-__all__ = ["copy_owner", "copy_privileges", "exchange"]
+__all__ = ["copy_counters", "copy_owner", "copy_privileges", "exchange"]
 
 
 def exchange(db: Database, live: Table, aside: str, suffix: str, standby: Table, waiting: str) -> None:
@@ -35,12 +35,13 @@ def exchange(db: Database, live: Table, aside: str, suffix: str, standby: Table,
 
 
 def copy_owner(db: Database, source: Table, target: Table) -> None:
-    """Give `target` the owner of `source`."""
-    owner, other = (
-        db.one("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = %s", [table.oid])[0]
-        for table in (source, target)
+    """Give `target` the owner of `source`, where this user may speak for that one."""
+    owner, other, may = db.one(
+        "SELECT pg_get_userbyid(s.relowner), pg_get_userbyid(t.relowner), pg_has_role(s.relowner, %s) "
+        "FROM pg_class s, pg_class t WHERE s.oid = %s AND t.oid = %s",
+        ["SET" if db.version >= 160000 else "MEMBER", source.oid, target.oid],
     )
-    if owner != other:
+    if owner != other and may:
         db.run(compose("ALTER TABLE {table} OWNER TO {role}", table=target.identifier, role=sql.Identifier(owner)))
 
 
@@ -86,33 +87,37 @@ ORDER BY a.attnum
 """
 
 
+def copy_counters(db: Database, source: Table, target: Table) -> list[tuple[sql.Identifier, sql.Identifier, str]]:
+    """The identity columns of `target` go on where those of `source` are; for each the two sequences, and the name of
+    the source's."""
+    own = {column: (space, name) for kind, column, space, name in db.rows(_SEQUENCES, [target.oid]) if kind == "i"}
+    pairs = []
+    for kind, column, space, name in db.rows(_SEQUENCES, [source.oid]):
+        if kind == "i" and column in own:
+            old, new = sql.Identifier(space, name), sql.Identifier(*own[column])
+            target_name = sql.Literal(new.as_string(None))
+            db.rows(compose("SELECT setval({new}, last_value, is_called) FROM {old}", new=target_name, old=old))
+            pairs.append((old, new, name))
+    return pairs
+
+
 def _trade_sequences(db: Database, live: Table, suffix: str, standby: Table) -> None:
-    """Keys go on where they are: the sequence of a serial column is shared, and owned by the live table; an identity
-    column has one of its own, which takes over value and name."""
-    waiting = {column: (space, name) for kind, column, space, name in db.rows(_SEQUENCES, [standby.oid]) if kind == "i"}
+    """The sequence of a serial column is shared, and owned by the live table; that of an identity column hands its
+    value and its name on."""
     for kind, column, space, name in db.rows(_SEQUENCES, [live.oid]):
-        old = sql.Identifier(space, name)
         if kind == "a":
             db.run(
                 compose(
                     "ALTER SEQUENCE {sequence} OWNED BY {table}.{column}",
-                    sequence=old,
+                    sequence=sql.Identifier(space, name),
                     table=standby.identifier,
                     column=sql.Identifier(column),
                 )
             )
-        elif column in waiting:
-            new = sql.Identifier(*waiting[column])
-            db.rows(
-                compose(
-                    "SELECT setval({new}, last_value, is_called) FROM {old}",
-                    new=sql.Literal(new.as_string()),
-                    old=old,
-                )
-            )
-            rename = "ALTER SEQUENCE {sequence} RENAME TO {name}"
-            db.run(compose(rename, sequence=old, name=sql.Identifier(clipped(name, suffix))))
-            db.run(compose(rename, sequence=new, name=sql.Identifier(name)))
+    for old, new, name in copy_counters(db, live, standby):
+        rename = "ALTER SEQUENCE {sequence} RENAME TO {name}"
+        db.run(compose(rename, sequence=old, name=sql.Identifier(clipped(name, suffix))))
+        db.run(compose(rename, sequence=new, name=sql.Identifier(name)))
 
 
 def _rename(db: Database, table: Table, kind: str, name: str, other: str) -> None:

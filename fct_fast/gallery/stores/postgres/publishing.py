@@ -13,7 +13,7 @@ from psycopg import sql
 from fct_fast.errors import StoreError
 from fct_fast.gallery.stores.postgres.database import Database, compose
 from fct_fast.gallery.stores.postgres.design import Design
-from fct_fast.gallery.stores.postgres.exchange import copy_owner, copy_privileges
+from fct_fast.gallery.stores.postgres.exchange import copy_counters, copy_owner, copy_privileges
 from fct_fast.gallery.stores.postgres.staging import source_of
 from fct_fast.gallery.stores.postgres.stamp import write_stamp
 from fct_fast.gallery.stores.postgres.table import Table, find_table
@@ -77,6 +77,7 @@ def publish(
         _require_free(db, design)
         if design.source is not None:
             source = source_of(db, design)
+            copy_counters(db, source, table)
             copy_owner(db, source, table)
             copy_privileges(db, source, table)
         column = table.column(design.vector)

@@ -61,6 +61,9 @@ def write_shard(db: Database, design: Design, table: Table, shard: Shard, conten
                 )
             )
             db.run(compose("DELETE FROM {shards} WHERE shard = {shard}", **named))
+        if design.side is not None:
+            # By the index, row for row: the server would rather read and hash the whole source for each shard.
+            db.run("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_memoize = off")
         if db.run(_insertion(db, design, table)) != shard.rows:
             raise StoreError(f"{where}: the source lost rows of this shard; freeze it while a job runs, and start anew")
         db.run(
@@ -102,12 +105,12 @@ def read_shard(db: Database, design: Design, layout: Layout, table: Table, shard
     new, payload = found.fixed[1][order], None
     keys = found.fixed[2][order] if len(fixed) > 2 else None
     if found.table is not None:
-        table_ = found.table.take(np.argsort(found.table.column("n").to_numpy()))
+        ordered = found.table.take(np.argsort(found.table.column("n").to_numpy()))
         if keys is None:
-            keys = table_.column("key").to_numpy().astype(layout.ids_dtype)
+            keys = ordered.column("key").to_numpy().astype(layout.ids_dtype)
         if len(design.payload):
             names = [f"p{i}" for i in range(len(design.payload))]
-            payload = table_.select(names).rename_columns(list(design.payload.names))
+            payload = ordered.select(names).rename_columns(list(design.payload.names))
     assert keys is not None
     ids = None if layout.ids_dtype is None else keys.astype(layout.ids_dtype)
     return Loaded(new, ids, payload, Content.of(shard, new, ids, payload, where).digest(where))

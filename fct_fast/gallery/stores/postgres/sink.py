@@ -103,8 +103,8 @@ class PostgresSink:
             table = new_table(self._db, self._design)
             if table is None:
                 return f"{self.place} has no table of this job, but {len(shards)} shards were committed"
-            shards_ = self._design.named(self._design.shards)
-            rows = dict(self._db.rows(compose("SELECT shard, cardinality(keys) FROM {shards}", shards=shards_)))
+            known = compose("SELECT shard, cardinality(keys) FROM {s}", s=self._design.named(self._design.shards))
+            rows = dict(self._db.rows(known))
             for shard in map(self._layout.shard, sorted(shards)):
                 if rows.get(shard.index) != shard.rows:
                     return (
@@ -159,13 +159,18 @@ class PostgresSink:
 
     def roll_back(self) -> None:
         """See `protocol.LiveSink`. Rows that were changed while the new table was live stay in it, under the name that
-        it was published with; a warning says so where there are any."""
+        it was published with, as does what was bound to it meanwhile; a warning says so where there is any."""
         table = self._table()
         if not self._is_live(table):
             return
         note = read_note(self._db, self._design)
-        restore_source(self._db, self._design, table, self._token)
-        state = None
+        bound, state = restore_source(self._db, self._design, table, self._token), None
+        if bound is not None:
+            warnings.warn(
+                f"{self._layout.form['table']} is the table before the cutover again, but because {bound}, that goes "
+                f"on with {self._place.name}; make it anew",
+                stacklevel=2,
+            )
         with contextlib.suppress(StoreError):  # it is done, whatever comes of this look
             state = self._state_of(table)
         if note is not None and None not in (note["live"], state) and note["live"] != state:

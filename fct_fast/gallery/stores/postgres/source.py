@@ -1,10 +1,4 @@
-"""Reading a gallery from a PostgreSQL table: rows in the order of their key, each shard in one snapshot.
-
-A shard goes on from the last key of the one before (`WHERE key > x ORDER BY key LIMIT n`, by the index of the key);
-only the first one after a start looks for its place by OFFSET, in the index alone. The order is that of the key's own
-index, a text key's collation included, whose version is part of the identity: an order of our own (COLLATE "C") would
-sort the whole table for each shard.
-"""
+"""Reading a gallery from a PostgreSQL table: rows in the order of their key, each shard in one snapshot."""
 
 from __future__ import annotations
 
@@ -17,7 +11,8 @@ from psycopg import sql
 
 from fct_fast.errors import ConfigError, SpaceError, StoreError
 from fct_fast.gallery.stores.place import Place
-from fct_fast.gallery.stores.postgres.database import Database, compose, trusted
+from fct_fast.gallery.stores.postgres.database import Database, compose
+from fct_fast.gallery.stores.postgres.keyset import INTEGERS, Keyset, ids_dtype
 from fct_fast.gallery.stores.postgres.payload import POSTGRES_TYPE, arrow_type
 from fct_fast.gallery.stores.postgres.reader import Found, read_rows
 from fct_fast.gallery.stores.postgres.stamp import read_stamp
@@ -25,7 +20,7 @@ from fct_fast.gallery.stores.postgres.survey import identity_of, survey
 from fct_fast.gallery.stores.postgres.table import (
     Table,
     find_table,
-    held_table,
+    held_name,
     key_column,
     named_table,
     vector_column,
@@ -40,9 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresSource"]
 
-_INTEGERS: dict[str, np.dtype[Any]] = {"int2": np.dtype("<i2"), "int4": np.dtype("<i4"), "int8": np.dtype("<i8")}
 _VECTORS: dict[str, np.dtype[Any]] = {"vector": np.dtype("<f4"), "halfvec": np.dtype("<f2")}
-_UUID_WIDTH = 36
 _MEASURED_ROWS = 64  # whose payload tells the bytes of a row
 
 
@@ -83,9 +76,7 @@ class PostgresSource:
         self.dims = {name: found.dims[column.name] for name, column in self._vectors.items()}
         self._server, self._database = db.identity()
         self.places = self._places(columns)
-        self.ids_dtype = _INTEGERS.get(self._key.kind) or np.dtype(
-            f"<U{_UUID_WIDTH if self._key.kind == 'uuid' else max(1, found.widest)}"
-        )
+        self.ids_dtype = ids_dtype(self._key, found.widest)
         own = {self._key.name, *(column.name for column in self._vectors.values())}
         others = [column for column in table.columns if column.name not in own]
         self._payload = {
@@ -103,7 +94,7 @@ class PostgresSource:
         self.payload = self._schema()
         self.spaces = dict(self._read_spaces())
         self._seen: dict[str, Any] = {}
-        self._last: tuple[int, Any] = (0, None)  # where a read ended: its position, and the last key
+        self._keyset = Keyset(db, self._key)
         self._keys: npt.NDArray[Any] | None = None
         self.row_bytes = self._measured_bytes()
 
@@ -137,46 +128,21 @@ class PostgresSource:
 
     def read(self, shard: Shard) -> Rows:
         with self._db.reading():
-            table = self._held()
-            after = self._key_before(table, shard.start)
-            found = self._select(
-                compose(
-                    "FROM {table} {where} ORDER BY {key} LIMIT {count}",
-                    table=table.identifier,
-                    where=sql.SQL("")
-                    if after is None
-                    else compose("WHERE {key} > {after}", key=self._key.identifier, after=sql.Literal(after)),
-                    key=self._key.identifier,
-                    count=sql.Literal(shard.rows),
-                ),
-                payload=True,
-            )
+            found = self._select(self._keyset.rows(self._held(), shard.start, shard.rows), payload=True)
         rows = self._rows(found, shard.rows)
         assert rows.ids is not None
-        self._last = shard.stop, rows.ids[-1].item()
+        self._keyset.remember(shard.stop, rows.ids[-1].item())
         return rows
 
     def take(self, positions: npt.NDArray[np.int64]) -> Rows:
         wanted, inverse = np.unique(positions, return_inverse=True)
         with self._db.reading():
             table = self._held()
-            keys = self._keys[wanted].tolist() if self._keys is not None else self._keys_at(table, wanted)
-            found = self._select(
-                compose(
-                    "FROM {table} WHERE {key} = ANY({keys}::{kind}[]) ORDER BY {key}",
-                    table=table.identifier,
-                    key=self._key.identifier,
-                    keys=sql.Literal(keys),
-                    kind=trusted(self._key.kind),
-                ),
-                payload=False,
-            )
+            keys = self._keyset.at(table, wanted) if self._keys is None else self._keys[wanted].tolist()
+            found = self._select(self._keyset.rows_of(table, keys), payload=False)
         rows = self._rows(found, len(wanted))
-        return Rows(
-            rows.old[inverse],
-            None if rows.side is None else rows.side[inverse],
-            None if rows.ids is None else rows.ids[inverse],
-        )
+        assert rows.ids is not None
+        return Rows(rows.old[inverse], None if rows.side is None else rows.side[inverse], rows.ids[inverse])
 
     def sample(self, count: int) -> Rows:
         return self.take(spread(self.rows, count))
@@ -185,8 +151,7 @@ class PostgresSource:
         """Kept, so that a join by id finds rows at positions quickly; `held_bytes` counts them."""
         if self._keys is None:
             with self._db.reading():
-                rest = compose("FROM {table} ORDER BY {key}", table=self._held().identifier, key=self._key.identifier)
-                self._keys = self._ids(self._select(rest, payload=False, vectors=False))
+                self._keys = self._ids(self._select(self._keyset.all_rows(self._held()), payload=False, vectors=False))
         return self._keys
 
     def overlaps(self, place: Place) -> bool:
@@ -205,8 +170,8 @@ class PostgresSource:
     def close(self) -> None:
         self._db.close()
 
-    def _held(self) -> Table:
-        return held_table(self._db, self._table.oid, str(self._where))
+    def _held(self) -> sql.Identifier:
+        return held_name(self._db, self._table.oid, str(self._where))
 
     def _places(self, columns: Columns) -> dict[str, str]:
         """With the table's oid, by which it is found also after a cutover gave it another name."""
@@ -250,46 +215,14 @@ class PostgresSource:
         vectors = sum(self.dims[name] * _VECTORS[column.vector].itemsize for name, column in self._vectors.items())
         return int(vectors + self.ids_dtype.itemsize + payload)
 
-    def _key_before(self, table: Table, start: int) -> Any:
-        """The key of the row before a position, None for the first one."""
-        if start == 0:
-            return None
-        if self._last[0] != start:
-            found = self._db.rows(
-                compose(
-                    "SELECT {key} FROM {table} ORDER BY {key} OFFSET {skip} LIMIT 1",
-                    key=self._key.identifier,
-                    table=table.identifier,
-                    skip=sql.Literal(start - 1),
-                )
-            )
-            if not found:
-                raise self._changed()
-            self._last = start, found[0][0] if self._key.kind in _INTEGERS else str(found[0][0])
-        return self._last[1]
-
-    def _keys_at(self, table: Table, positions: npt.NDArray[np.int64]) -> list[Any]:
-        """The keys at some rising positions, from one walk over the index."""
-        found = self._db.rows(
-            compose(
-                "SELECT {key}{text} FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) - 1 AS n FROM {table}) k "
-                "WHERE n = ANY({positions}::bigint[]) ORDER BY n",
-                key=self._key.identifier,
-                text=sql.SQL("" if self._key.kind in _INTEGERS else "::text"),
-                table=table.identifier,
-                positions=sql.Literal(positions.tolist()),
-            )
-        )
-        return [key for (key,) in found]
-
     def _select(self, rest: sql.Composable, *, payload: bool, vectors: bool = True) -> Found:
         """Rows of the table: the key, the vectors, and the payload where asked for; see `_ids` and `_rows`."""
         import pyarrow as pa
 
         fixed: list[tuple[sql.Composable, Fixed]] = []
         others: dict[str, tuple[sql.Composable, pa.DataType]] = {}
-        if self._key.kind in _INTEGERS:
-            fixed.append((self._key.identifier, Fixed(_INTEGERS[self._key.kind])))
+        if self._key.kind in INTEGERS:
+            fixed.append((self._key.identifier, Fixed(INTEGERS[self._key.kind])))
         else:
             others[self._key.name] = self._key.identifier, pa.string()
         if vectors:
@@ -300,7 +233,7 @@ class PostgresSource:
         return read_rows(self._db, rest, fixed, others, str(self._where))
 
     def _ids(self, found: Found) -> Array:
-        if self._key.kind in _INTEGERS:
+        if self._key.kind in INTEGERS:
             return found.fixed[0]
         assert found.table is not None
         keys = found.table.column(self._key.name).to_numpy().astype(self.ids_dtype)

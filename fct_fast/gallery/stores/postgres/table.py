@@ -16,6 +16,7 @@ __all__ = [
     "Column",
     "Table",
     "find_table",
+    "held_name",
     "held_table",
     "key_column",
     "named_table",
@@ -124,20 +125,30 @@ def find_table(db: Database, where: tuple[str, str] | int) -> Table | None:
     return Table(oid, schema, name, kind, tuple(Column(*column) for column in columns))
 
 
-def held_table(db: Database, oid: int, where: str) -> Table:
-    """The table with an oid under the name that it has now, which it keeps until the transaction at hand ends.
-
-    Raises StoreError where it is gone.
-    """
+def held_name(db: Database, oid: int, where: str) -> sql.Identifier:
+    """The name that a table has now and keeps until the transaction at hand ends. Raises StoreError where it is
+    gone."""
     for _ in range(3):
-        table = find_table(db, oid)
-        if table is None:
+        found = db.rows(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s",
+            [oid],
+        )
+        if not found:
             break
-        db.run(compose("LOCK TABLE {table} IN ACCESS SHARE MODE", table=table.identifier))
-        name = sql.Literal(table.identifier.as_string(None))
-        if db.one(compose("SELECT to_regclass({name})::oid::bigint", name=name))[0] == oid:
-            return table  # else it traded names with another one, a moment ago
-    raise StoreError(f"{where} was dropped or renamed; restore it, or start a new job")
+        name = sql.Identifier(*found[0])
+        db.run(compose("LOCK TABLE {table} IN ACCESS SHARE MODE", table=name))
+        text = sql.Literal(name.as_string(None))
+        if db.one(compose("SELECT to_regclass({name})::oid::bigint", name=text))[0] == oid:
+            return name  # else it traded names with another one, a moment ago
+    raise StoreError(f"{where} was dropped, or renamed at this very moment; restore it, or run the same command again")
+
+
+def held_table(db: Database, oid: int, where: str) -> Table:
+    """As `held_name`, the whole table."""
+    held_name(db, oid, where)
+    table = find_table(db, oid)
+    assert table is not None
+    return table
 
 
 def vector_column(table: Table, place: Place) -> Column:

@@ -1,0 +1,82 @@
+"""An index that was built from the rows of a job: these rows again, in the order of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fct_fast.errors import CorruptError, DtypeError, ShapeError
+from fct_fast.fs import FileSystem
+from fct_fast.gallery.stores.faiss_order import OrderedRows
+from fct_fast.gallery.stores.npy_column import NpyColumn
+
+__all__ = ["BuiltIndex", "digest_line"]
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+_BLOCK = 4 << 20
+
+
+class BuiltIndex:
+    """The index at `path`, whose SHA-256 is in the file `digest`. order: a .npy file of the ids in the order of the
+    job, None where they rise or are kept in that order. Raises CorruptError where the files are not as they were built,
+    StoreError where they cannot be read."""
+
+    _order: I64 | None
+
+    def __init__(self, path: Path, digest: Path, order: Path | None, fs: FileSystem) -> None:
+        found, wanted = _file_digest(path, fs), bytearray(64)
+        fd = fs.open_file(digest)
+        try:
+            fs.read_at(fd, digest, memoryview(wanted), 0)
+        finally:
+            fs.close_file(fd, digest)
+        if wanted != found.encode():
+            raise CorruptError(f"{path} is not as it was built: its SHA-256 is not the one in {digest}")
+        self._path, self._order = path, None
+        try:
+            self._rows = OrderedRows(path, fs)
+            if order is not None:
+                ids = NpyColumn.ids([order], fs)
+                self._order = ids.read(0, ids.rows).astype(np.int64)
+        except (DtypeError, ShapeError) as error:
+            raise CorruptError(f"{path} or what is beside it is not as it was built: {error}") from error
+
+    def read(self, start: int, stop: int) -> tuple[F32, I64]:
+        """Rows start to stop of the job and their ids, which are positions where there are none."""
+        if self._order is None:
+            ids = self._rows.ids(start, stop)
+            return self._rows.read(start, stop), np.arange(start, stop) if ids is None else ids
+        wanted = self._order[start:stop]
+        known = self._rows.ids(0, self._rows.index.rows)  # rising
+        if known is None:
+            known = np.arange(self._rows.index.rows)
+        positions = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        if not np.array_equal(known[positions], wanted):
+            raise CorruptError(f"{self._path} does not hold the ids that are listed beside it; restore both")
+        return self._rows.take(positions), wanted
+
+
+def digest_line(digest: str, name: str) -> bytes:
+    """The content of a digest file, as `sha256sum -c` reads it."""
+    return f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
+
+
+def _file_digest(path: Path, fs: FileSystem) -> str:
+    sha, block, at = hashlib.sha256(), bytearray(_BLOCK), 0
+    fd = fs.open_file(path)
+    try:
+        size = os.fstat(fd).st_size
+        while at < size:
+            part = memoryview(block)[: size - at]
+            fs.read_at(fd, path, part, at)
+            sha.update(part)
+            at += len(part)
+    finally:
+        fs.close_file(fd, path)
+    return sha.hexdigest()
