@@ -136,7 +136,8 @@ def test_a_backfill_refuses_an_upgrader_on_a_gpu(spec: TransformSpec, tmp_path: 
 
 def test_torch_is_not_imported_by_the_state() -> None:
     code = "import sys; from fct_fast.kernels import capabilities; capabilities(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def _layers(spec: TransformSpec) -> tuple[list[object], list[object]]:

@@ -365,6 +365,26 @@ void check_bad_rows() {
   }
 }
 
+// An input beyond float16 whose first layer would give -Inf, which ReLU turns into a harmless zero: flagged all the
+// same.
+void check_overflow_that_relu_would_hide() {
+  Transform h{2, 0, 2, false, {}, {}};
+  h.add_branch(2, {2});
+  h.add_trunk(2, {2});
+  h.branches[0][0].weight = {-1e-3f, 0.5f, -2e-3f, 0.25f};
+  h.branches[0][0].bias = {2000, 3000};
+  CallerRows old(3, 2, Dtype::f32), none(3, 1, Dtype::f32);
+  for (int64_t r = 0; r < 3; ++r) {
+    old.set(r, 0, r == 1 ? 1e6f : 1.0f);
+    old.set(r, 1, 1.0f);
+  }
+  for (Dtype precision : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    const Result result = run(h, old, none, {.precision = precision});
+    CHECK(result.status[0] == kRowOk && result.status[2] == kRowOk);
+    CHECK(result.status[1] == (precision == Dtype::f16 ? kRowOverflow : kRowOk));
+  }
+}
+
 // Norms: rows of any scale come out at unit norm; below the smallest normal float a row is zero and flagged.
 void check_norms() {
   Transform h{2, 0, 2, false, {}, {}};
@@ -394,6 +414,7 @@ void check_all() {
   check_chunks();
   check_tiles();
   check_bad_rows();
+  check_overflow_that_relu_would_hide();
   check_norms();
 }
 

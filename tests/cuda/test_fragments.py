@@ -1,0 +1,45 @@
+"""The shim's fragment maps against CuTe, the second opinion on the PTX manual. Needs a C++ compiler, the CUDA toolkit's
+headers, and CuTe's (`pip install --no-deps nvidia-cutlass`, or FCT_CUTE_INCLUDE)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def cute_include() -> Path:
+    named = os.environ.get("FCT_CUTE_INCLUDE")
+    place = Path(named or Path(sysconfig.get_paths()["purelib"]) / "cutlass_library/source/include")
+    if not (place / "cute/tensor.hpp").is_file():
+        pytest.skip("CuTe's headers are not installed")
+    return place
+
+
+def cuda_include() -> Path:
+    nvcc = shutil.which("nvcc")
+    places = [Path("/usr/local/cuda/include")]
+    if nvcc is not None:
+        places.insert(0, Path(nvcc).resolve().parents[1] / "include")
+    for place in places:
+        if (place / "cuda_runtime.h").is_file():
+            return place
+    pytest.skip("the CUDA toolkit's headers are not installed")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_shim_reads_fragments_as_cute_does(tmp_path: Path) -> None:
+    cute, cuda = cute_include(), cuda_include()
+    program = tmp_path / "fragments"
+    sources = [ROOT / "tests/csrc/cuda/cute_fragments.cpp", *sorted((ROOT / "csrc/cuda/shim").glob("*.cpp"))]
+    includes = [f"-I{place}" for place in (ROOT / "csrc", ROOT / "tests/csrc")]
+    foreign = [word for place in (cute, cuda, cuda / "cccl") for word in ("-isystem", str(place))]
+    subprocess.run(["g++", "-std=c++20", "-O1", "-w", *includes, *foreign, *sources, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "fragments agree with CuTe\n"), done.stderr
