@@ -49,8 +49,8 @@ class Kind:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise ConfigError(
-                f"index={text!r:.80} of {where} is not written, as rows are kept whole; choose Flat, IVF<lists>,Flat or "
-                f"HNSW<neighbours>, and compress the upgraded index afterwards"
+                f"index={text!r:.80} of {where} is not written, as rows are kept whole; choose Flat, IVF<lists>,Flat "
+                f"or HNSW<neighbours>, and compress the upgraded index afterwards"
             )
         id_map, lists, neighbours = match[1] or "", int(match[2] or 0), 0
         if "HNSW" in text:

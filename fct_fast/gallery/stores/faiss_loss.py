@@ -34,7 +34,7 @@ def expected_error(quantiser: Any, codes: U8, rows: F32) -> float | None:
     """
     squares = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64)) / max(1, len(rows))
     if isinstance(quantiser, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)):
-        error = _scalar_error(quantiser.sq, codes)
+        error: float | None = _scalar_error(quantiser.sq, codes)
     else:
         error = _product_error(quantiser.pq, codes)
     return None if error is None or not squares > 0 else float(np.sqrt(error / squares))
@@ -69,4 +69,4 @@ def _product_error(pq: Any, codes: U8) -> float | None:
         points, table = used[:, part], centroids[part]
         squares = (points**2).sum(1)[:, None] - 2 * points @ table.T + (table**2).sum(1)
         apart += float(np.mean(np.partition(np.maximum(squares, 0), 1, axis=1)[:, 1]))
-    return _PQ_SCALE * pq.dsub**_PQ_POWER * apart
+    return float(_PQ_SCALE * pq.dsub**_PQ_POWER * apart)

@@ -48,8 +48,8 @@ _READ = "Flat, IVFFlat, HNSWFlat, RefineFlat, SQ, PQ, IVFSQ, IVFPQ, HNSWSQ and H
 def unsupported(path: Path, kind: str) -> str:
     """A sentence for a kind that is not read; FAISS's four letters for it, or a name."""
     return (
-        f"{path} holds an index of the kind {_OTHERS.get(kind, kind)}, whose rows are not read; what is read are {_READ}"
-        f": use the original embeddings, or write the index anew with a new FAISS where this is an old form of one of "
+        f"{path} holds an index of the kind {_OTHERS.get(kind, kind)}, whose rows are not read; what is read are "
+        f"{_READ}: use the original embeddings, or write the index anew with a new FAISS where this is an old form of one of "
         f"these"
     )
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from fct_fast.errors import CorruptError, ShapeError, SpaceError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.parquet.cursor import File
-from fct_fast.gallery.stores.parquet.files import Input, gallery_files
+from fct_fast.gallery.stores.parquet.files import content, gallery_files
 from fct_fast.gallery.stores.parquet.tables import Table, open_table
 from fct_fast.space import SpaceFingerprint
 
@@ -85,7 +85,7 @@ class Dataset:
         stamp: Path = self.path / SPACE_FILE
         where, data = f"{self.path}", (self.schema.metadata or {}).get(SPACE_KEY)
         if self.path.is_dir():
-            where, data = str(stamp), _content(stamp, self.fs) if stamp.exists() else None
+            where, data = str(stamp), content(stamp, self.fs, _MAX_SPACE_BYTES + 1) if stamp.exists() else None
         if data is None:
             return None
         space = parse_space(data, where)
@@ -105,14 +105,6 @@ def parse_space(data: bytes, where: str) -> SpaceFingerprint:
         return SpaceFingerprint.from_json(json.loads(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise CorruptError(f"{where} holds no space fingerprint ({error}); delete it or write it anew") from error
-
-
-def _content(path: Path, fs: FileSystem) -> bytes:
-    file = Input(path, fs)
-    try:
-        return bytes(file.read(_MAX_SPACE_BYTES + 1))
-    finally:
-        file.close()
 
 
 def _folder_keys(location: Path, paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[pa.Field]]:

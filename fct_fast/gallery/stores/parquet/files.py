@@ -16,7 +16,7 @@ import pyarrow as pa
 from fct_fast.errors import StoreError
 from fct_fast.fs import FileSystem
 
-__all__ = ["ENDINGS", "Input", "arrow_errors", "fingerprint", "gallery_files"]
+__all__ = ["ENDINGS", "Input", "arrow_errors", "content", "fingerprint", "gallery_files"]
 
 ENDINGS = (".parquet", ".arrow", ".feather")
 HIDDEN = (".", "_")
@@ -91,6 +91,19 @@ class Input:
         if not self.closed:
             self.closed = True
             self._fs.close_file(self._fd, self.path)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(StoreError, AttributeError):  # where it could not be opened there is nothing to close
+            self.close()
+
+
+def content(path: Path, fs: FileSystem, most: int = -1) -> bytes:
+    """All bytes of a file, or the first ones."""
+    file = Input(path, fs)
+    try:
+        return bytes(file.read(most))
+    finally:
+        file.close()
 
 
 @contextlib.contextmanager

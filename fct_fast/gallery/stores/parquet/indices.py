@@ -1,7 +1,7 @@
-"""Values that a page holds as numbers of entries in a dictionary, found by Arrow and numpy.
+"""Values that a page holds as numbers of entries in a dictionary, found by Arrow.
 
 Arrow has no call that decodes such numbers alone. It is given a small Parquet file in memory instead: one flat column
-of int32 with the page as it is, and a dictionary whose entry i is i.
+of int32 with the page as it is, and a dictionary of the values themselves, or of their numbers where they do not fit.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Dictionary:
 
     def __init__(self, entries: Array) -> None:
         width = entries.shape[1]
-        self._whole = np.dtype(f"<u{width}") if width in (2, 4) else None  # one gather of numbers is the fastest
-        self._entries = entries.view(self._whole).reshape(-1) if self._whole else entries
-        numbers = np.arange(len(entries), dtype="<i4").tobytes()
+        self._small = np.dtype(f"<u{width}") if width in (2, 4) else None
+        self._entries = entries
+        numbers = entries.view(self._small).astype("<u4") if self._small else np.arange(len(entries), dtype="<i4")
         facts: Struct = {1: (I32, len(entries)), 2: (I32, PLAIN)}
-        self._page = _page(DICTIONARY_PAGE, 7, facts, numbers)
+        self._page = _page(DICTIONARY_PAGE, 7, facts, numbers.tobytes())
 
     def look_up(self, data: memoryview, count: int) -> Array | None:
         """The values of `count` encoded numbers, uint8 [count, width]; None where they cannot be decoded."""
@@ -36,13 +36,13 @@ class Dictionary:
         file = _file(self._page, _page(DATA_PAGE, 5, facts, data), count)
         try:
             with pq.ParquetFile(pa.BufferReader(file)) as reader:
-                numbers = reader.read(use_threads=False).column(0).to_numpy()
+                found = reader.read(use_threads=False).column(0).to_numpy()
         except (pa.ArrowException, OSError):
             return None
-        if len(numbers) != count:
+        if len(found) != count:
             return None
-        found: Array = np.take(self._entries, numbers, axis=0)
-        return found.view(np.uint8).reshape(count, -1)
+        values: Array = found.astype(self._small, copy=False) if self._small else self._entries[found]
+        return values.view(np.uint8).reshape(count, -1)
 
 
 def _page(kind: int, field: int, facts: Struct, body: bytes | memoryview) -> bytes:

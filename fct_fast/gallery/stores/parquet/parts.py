@@ -21,7 +21,7 @@ from fct_fast.gallery.stores.protocol import Array, Layout, Loaded
 
 __all__ = ["PartFormat"]
 
-GROUP_BYTES = 128 << 20  # of a row group, about: readers take one at a time
+GROUP_BYTES = 128 << 20  # of vectors in a row group: readers take one at a time
 VECTOR, ID = "embedding", "id"  # names of columns where the source's store has none
 FORMS = ("fixed", "binary")
 
@@ -55,9 +55,8 @@ class PartFormat:
                 f"a shard of {len(new)} rows was given with the columns {lengths}, not with {self._schema.names}"
             )
         table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
-        rows = max(1, GROUP_BYTES // max(1, table.nbytes // max(1, len(new))))
         out = pa.BufferOutputStream()
-        pq.write_table(table, out, row_group_size=rows, **self._options)
+        pq.write_table(table, out, row_group_size=max(1, GROUP_BYTES // self._layout.row_bytes), **self._options)
         return out.getvalue()
 
     def decode(self, data: bytes | pa.Buffer, where: str) -> Loaded:

@@ -5,15 +5,14 @@ All is built beside the final place, under names that carry the job's token, and
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from fct_fast.errors import StoreError
+from fct_fast.errors import CorruptError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.parquet.dataset import SPACE_FILE
-from fct_fast.gallery.stores.parquet.files import Input
+from fct_fast.gallery.stores.parquet.files import content
 from fct_fast.gallery.stores.parquet.joined import JoinedFile, write_joined
 from fct_fast.gallery.stores.protocol import Layout, Shard
 
@@ -21,10 +20,10 @@ __all__ = ["FilePlacement", "FolderPlacement", "Placement", "occupied"]
 
 
 class Placement:
-    """The part that both forms share. parts: the folder of the parts while they are written."""
+    """What both forms share. path: the final place."""
 
-    def __init__(self, path: Path, parts: Path, layout: Layout, fs: FileSystem) -> None:
-        self.path, self._parts, self._layout, self._fs = path, parts, layout, fs
+    def __init__(self, path: Path, layout: Layout, fs: FileSystem) -> None:
+        self.path, self._layout, self._fs = path, layout, fs
 
     @property
     def published(self) -> bool:
@@ -55,13 +54,13 @@ class Placement:
         """What was stamped on the published gallery, and where."""
         raise NotImplementedError
 
-    def _lacking(self, folder: Path, shards: Collection[int]) -> str | None:
-        """A part that is missing, or too small for its vectors alone."""
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
-        for shard in map(self._layout.shard, shards):
-            name, least = part_name(shard), shard.rows * self._layout.dim * self._layout.dtype.itemsize
-            if sizes.get(name, 0) < least:
-                return f"{folder / name} has {sizes.get(name, 'no')} bytes, but at least {least} were committed"
+    def _lacking(self, files: Iterable[tuple[Path, Shard]]) -> str | None:
+        """A file that is missing, or too small for the vectors of its shard alone."""
+        for path, shard in files:
+            least = shard.rows * self._layout.dim * self._layout.dtype.itemsize
+            size = path.stat().st_size if path.exists() else 0
+            if size < least:
+                return f"{path} has {size or 'no'} bytes, but at least {least} were committed"
         return None
 
     def _appeared(self) -> StoreError:
@@ -72,31 +71,32 @@ class FolderPlacement(Placement):
     """`new/part-000000.parquet` and so on, with the fingerprint in `new/_space.json`."""
 
     def __init__(self, path: Path, token: str, layout: Layout, fs: FileSystem) -> None:
-        super().__init__(path, path.with_name(f"{path.name}.partial-{token}"), layout, fs)
+        super().__init__(path, layout, fs)
+        self._partial = path.with_name(f"{path.name}.partial-{token}")
 
     @property
     def published(self) -> bool:
-        return occupied(self.path) and not self._parts.exists()
+        return occupied(self.path) and not self._partial.exists()
 
     def begin(self) -> None:
         self._fs.make_folder(self.path.parent)
         self._fs.flush_folder(self.path.parent)  # a process that was killed may have renamed without
         if not self.published:
-            self._fs.make_folder(self._parts)
-            remove_leftovers(self._parts, ".", self._fs)
+            self._fs.make_folder(self._partial)
+            remove_leftovers(self._partial, ".", self._fs)
 
     def put(self, shard: Shard, data: memoryview) -> None:
         self._fs.write_atomic(self.file(shard), data)
 
     def get(self, shard: Shard) -> bytes:
-        return _content(self.file(shard), self._fs)
+        return content(self.file(shard), self._fs)
 
     def file(self, shard: Shard) -> Path:
-        folder = self._parts if self._parts.exists() or not occupied(self.path) else self.path
-        return folder / part_name(shard)
+        folder = self._partial if self._partial.exists() or not occupied(self.path) else self.path
+        return folder / f"part-{shard.index:06d}.parquet"
 
     def fault(self, shards: Collection[int]) -> str | None:
-        return self._lacking(self.file(self._layout.shard(0)).parent, shards)
+        return self._lacking([(self.file(shard), shard) for shard in map(self._layout.shard, shards)])
 
     def publish(self, space: bytes | None) -> None:
         if self.published:
@@ -104,58 +104,58 @@ class FolderPlacement(Placement):
         if occupied(self.path):
             raise self._appeared()
         if space is not None:
-            self._fs.write_atomic(self._parts / SPACE_FILE, space)
-        self._fs.publish(self._parts, self.path)
+            self._fs.write_atomic(self._partial / SPACE_FILE, space)
+        self._fs.publish(self._partial, self.path)
 
     def space(self) -> tuple[bytes, Path] | None:
         stamp = self.path / SPACE_FILE
-        return (_content(stamp, self._fs), stamp) if stamp.exists() else None
+        return (content(stamp, self._fs), stamp) if stamp.exists() else None
 
 
 class FilePlacement(Placement):
-    """`new.parquet`: the parts are gathered in a folder beside it, and joined at the end.
+    """`new.parquet`: the parts are gathered in files beside it, and joined at the end.
 
     Once the joined file is complete it holds all, so the parts are removed; then it is renamed to its final place.
     """
 
     def __init__(self, path: Path, token: str, layout: Layout, fs: FileSystem) -> None:
+        super().__init__(path, layout, fs)
         self._joined = path.with_name(f"{path.name}.partial-{token}")
         self._temp = path.with_name(f".{self._joined.name}.tmp")
-        super().__init__(path, path.with_name(f"{self._joined.name}.parts"), layout, fs)
         self._open: tuple[tuple[int, ...], JoinedFile] | None = None
 
     @property
     def published(self) -> bool:
-        return occupied(self.path) and not self._joined.exists() and not occupied(self._parts)
+        return occupied(self.path) and not self._joined.exists() and not self._parts()
 
     def begin(self) -> None:
         self._fs.make_folder(self.path.parent)
         self._fs.flush_folder(self.path.parent)  # a process that was killed may have renamed without
-        self._fs.remove(self._temp)
-        if self._whole() is None:
-            self._fs.make_folder(self._parts)
-            remove_leftovers(self._parts, ".", self._fs)
-        else:
+        remove_leftovers(self.path.parent, f".{self._joined.name}.", self._fs)
+        if self._joined.exists():
             self._remove_parts()
 
     def put(self, shard: Shard, data: memoryview) -> None:
         whole = self._whole()
-        if whole is None:
-            self._fs.write_atomic(self._parts / part_name(shard), data)
-        else:
-            self._read(whole).replace(shard, data)
+        if whole is not None:
+            try:
+                self._read(whole).replace(shard, data)
+                return
+            except CorruptError:  # no reader finds anything in it: it is built anew
+                self._fs.remove(whole)
+        self._fs.write_atomic(self._part(shard), data)
 
     def get(self, shard: Shard) -> bytes:
         whole = self._whole()
-        return _content(self.file(shard), self._fs) if whole is None else self._read(whole).part(shard)
+        return content(self._part(shard), self._fs) if whole is None else self._read(whole).part(shard)
 
     def file(self, shard: Shard) -> Path:
-        return self._whole() or self._parts / part_name(shard)
+        return self._whole() or self._part(shard)
 
     def fault(self, shards: Collection[int]) -> str | None:
         whole = self._whole()
         if whole is None:
-            return self._lacking(self._parts, shards)
+            return self._lacking([(self._part(shard), shard) for shard in map(self._layout.shard, shards)])
         try:
             self._read(whole)
         except StoreError as error:
@@ -168,7 +168,7 @@ class FilePlacement(Placement):
         if occupied(self.path):
             raise self._appeared()
         if not self._joined.exists():
-            parts = [self._parts / part_name(self._layout.shard(index)) for index in range(self._layout.shards)]
+            parts = [self._part(self._layout.shard(index)) for index in range(self._layout.shards)]
             write_joined(parts, self._temp, space, self._fs)
             self._fs.publish(self._temp, self._joined)
         self._remove_parts()
@@ -179,6 +179,24 @@ class FilePlacement(Placement):
     def space(self) -> tuple[bytes, Path] | None:
         found = self._read(self.path).space
         return None if found is None else (found, self.path)
+
+    def _part(self, shard: Shard) -> Path:
+        return self._joined.with_name(f"{self._joined.name}.{shard.index:06d}")
+
+    def _parts(self) -> list[Path]:
+        """The parts that are there."""
+        start = f"{self._joined.name}."
+        return [
+            self.path.with_name(entry.name)
+            for entry in os.scandir(self.path.parent)
+            if entry.name[: len(start)] == start
+        ]
+
+    def _remove_parts(self) -> None:
+        """On disk before anything else happens: parts beside the final file would look as if it was another's."""
+        for path in self._parts():
+            self._fs.remove(path)
+        self._fs.flush_folder(self.path.parent)
 
     def _whole(self) -> Path | None:
         """The file that holds all parts, once there is one."""
@@ -195,20 +213,6 @@ class FilePlacement(Placement):
             self._open = state, JoinedFile(path, self._layout, self._fs)
         return self._open[1]
 
-    def _remove_parts(self) -> None:
-        """On disk before anything else happens, since parts beside the final file would not be told from a job that
-        another file came in the way of."""
-        if self._parts.is_dir():
-            for path in sorted(self._parts.iterdir()):
-                self._fs.remove(path)
-            self._fs.flush_folder(self._parts)
-            with contextlib.suppress(OSError):  # an empty folder does no harm
-                self._parts.rmdir()
-
-
-def part_name(shard: Shard) -> str:
-    return f"part-{shard.index:06d}.parquet"
-
 
 def occupied(path: Path) -> bool:
     """Whether something is there; an empty folder is a place to write to."""
@@ -220,11 +224,3 @@ def remove_leftovers(folder: Path, start: str, fs: FileSystem) -> None:
     for path in folder.iterdir():
         if path.name.startswith(start) and path.name.endswith(".tmp"):
             fs.remove(path)
-
-
-def _content(path: Path, fs: FileSystem) -> bytes:
-    file = Input(path, fs)
-    try:
-        return bytes(file.read())
-    finally:
-        file.close()

@@ -138,7 +138,7 @@ def index_seconds(rows: int, dim: int, twins: Sequence[Twin]) -> float:
         if twin.statement is not None and twin.method == "hnsw":
             seconds += rows * _option(twin, "ef_construction", 64) * (dim + 200) * 2e-8
         elif twin.statement is not None and twin.method == "ivfflat":
-            seconds += rows * _option(twin, "lists", 100) * dim * 1e-9
+            seconds += 0.3 + rows * _option(twin, "lists", 100) * dim * 1.5e-9
     return seconds
 
 
