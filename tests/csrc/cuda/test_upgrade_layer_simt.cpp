@@ -82,6 +82,16 @@ void check_values_that_are_not_finite() {
         problem.status[3] == kRowNonfiniteInput && problem.status[4] == kRowOk);
 }
 
+// One output beyond float16 is enough, wherever it lies in its 16 bytes.
+void check_single_overflow() {
+  for (int64_t column = 0; column < 16; ++column) {
+    Problem<Half, Half> problem(3, 8, 16, true, 55);
+    problem.bias[column] = 1e6f;
+    run<Half, Half, SmallTile>(problem.args(), 1);
+    for (int64_t r = 0; r < 3; ++r) CHECK(problem.status[r] == kRowOverflow);
+  }
+}
+
 // All tiles but the small one add each output's products in one order, so a row's bits do not depend on the choice.
 template <typename Element, typename First, typename... Others>
 void check_same_bits() {
@@ -114,6 +124,7 @@ int main() {
   check_values_that_are_not_finite<Half, NarrowTile>();
   check_values_that_are_not_finite<Bfloat, SmallTile>();
   check_values_that_are_not_finite<float, Fp32SmallTile>();
+  check_single_overflow();
   check_same_bits<Half, WideTile, SquareTile, NarrowTile>();
   check_same_bits<float, Fp32SquareTile, Fp32NarrowTile, Fp32SmallTile>();
   check_fp32_depth();
