@@ -49,8 +49,8 @@ def unsupported(path: Path, kind: str) -> str:
     """A sentence for a kind that is not read; FAISS's four letters for it, or a name."""
     return (
         f"{path} holds an index of the kind {_OTHERS.get(kind, kind)}, whose rows are not read; what is read are "
-        f"{_READ}: use the original embeddings, or write the index anew with a new FAISS where this is an old form of one of "
-        f"these"
+        f"{_READ}: use the original embeddings, or write the index anew with a new FAISS where this is an old form of "
+        f"one of these"
     )
 
 

@@ -107,9 +107,10 @@ class FaissSink:
                 raise StoreError(f"{path} already exists and is not of this job; remove it or choose another sink")
 
     def begin(self) -> None:
+        self._fs.make_folder(self._path.parent)
+        self._fs.flush_folder(self._path.parent)  # a process that was killed may have renamed without
         if self.published:
             return
-        self._fs.make_folder(self._path.parent)
         started = tuple(f".{self._partial(path).name}." for path in (*self._finals(), self._rows))
         for path in self._path.parent.iterdir():  # of a process that was killed
             if path.name.startswith(started) and path.name.endswith(".tmp"):
@@ -167,6 +168,7 @@ class FaissSink:
             if not partial.exists():
                 self._build(staged, partial)
             self._fs.remove(staged)
+            self._fs.flush_folder(self._path.parent)
         if space is not None:
             self._fs.write_atomic(self._partial(self._space), space_bytes(space))
         for final in self._finals():
