@@ -65,6 +65,7 @@ CASES = [
         "lance joined",
         put_apart,
         lambda folder: f"{folder / 'new.lance'}#vec",
+        with_ids=(True,),
         payload=True,
         same_bytes=False,
         folder=True,

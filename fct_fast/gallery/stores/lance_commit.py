@@ -49,6 +49,8 @@ def commit_on(
         for transaction in transactions:
             fs.publish(transaction, path / "_transactions" / transaction.name)
         if not link(manifest, path / "_versions" / manifest.name):
+            for transaction in transactions:
+                fs.remove(path / "_transactions" / transaction.name)
             return False
         flush([path / "_versions"], fs)
         return True

@@ -131,8 +131,10 @@ def data_files(dataset: Any, path: Path) -> dict[Path, int | None]:
 
 def wrong_size(path: Path, size: int | None) -> str | None:
     """A sentence where a file is missing or has another size than it was written with."""
-    there = path.stat().st_size if path.exists() else "no"
-    return f"{path} has {there} bytes, but {size} were written" if there != (size or there) else None
+    if not path.exists():
+        return f"{path} is missing"
+    there = path.stat().st_size
+    return None if size in (None, there) else f"{path} has {there} bytes, but {size} were written"
 
 
 def content_of(dataset: Any) -> str:

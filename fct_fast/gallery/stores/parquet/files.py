@@ -48,35 +48,41 @@ def gallery_files(location: Path) -> list[Path]:
 
 
 class Input:
-    """A file as Arrow reads it: by `pread`, so that a file that shrinks is an error."""
+    """A file as Arrow reads it: by `pread`, so that a file that shrinks is an error.
+
+    It is opened anew for each read, which costs little beside what is read at once, so that nothing is left open.
+    Raises StoreError, also where the file is no longer the one that it was at first.
+    """
 
     mode = "rb"
 
     def __init__(self, path: Path, fs: FileSystem) -> None:
-        self.path, self._fs = path, fs
-        self._fd, self._place = fs.open_file(path), 0
-        self._size = os.fstat(self._fd).st_size
-        self.closed = False
+        self.path, self._fs, self._place, self.closed = path, fs, 0, False
+        with self._opened() as fd:
+            self._state = _state(fd)
 
     def read_at(self, buffer: memoryview, offset: int) -> None:
-        self._fs.read_at(self._fd, self.path, buffer, offset)
+        with self._opened() as fd:
+            if _state(fd) != self._state:
+                raise StoreError(f"{self.path} was changed while it was read; freeze the gallery and run again")
+            self._fs.read_at(fd, self.path, buffer, offset)
 
     def read(self, size: int = -1) -> bytearray:
-        left = max(0, self._size - self._place)
+        left = max(0, self.size() - self._place)
         data = bytearray(left if size is None or size < 0 else min(size, left))
         self.read_at(memoryview(data), self._place)
         self._place += len(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = offset + (0, self._place, self._size)[whence]
+        self._place = offset + (0, self._place, self.size())[whence]
         return self._place
 
     def tell(self) -> int:
         return self._place
 
     def size(self) -> int:
-        return self._size
+        return self._state[0]
 
     def readable(self) -> bool:
         return True
@@ -88,22 +94,20 @@ class Input:
         return False
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._fs.close_file(self._fd, self.path)
+        self.closed = True
 
-    def __del__(self) -> None:
-        with contextlib.suppress(StoreError, AttributeError):  # where it could not be opened there is nothing to close
-            self.close()
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        fd = self._fs.open_file(self.path)
+        try:
+            yield fd
+        finally:
+            self._fs.close_file(fd, self.path)
 
 
 def content(path: Path, fs: FileSystem, most: int = -1) -> bytes:
     """All bytes of a file, or the first ones."""
-    file = Input(path, fs)
-    try:
-        return bytes(file.read(most))
-    finally:
-        file.close()
+    return bytes(Input(path, fs).read(most))
 
 
 @contextlib.contextmanager
@@ -144,6 +148,11 @@ def fingerprint(files: Sequence[Path], fs: FileSystem) -> dict[str, Any]:
         "sizes and times": stats.hexdigest(),
         "sample": blocks.hexdigest(),
     }
+
+
+def _state(fd: int) -> tuple[int, int, int]:
+    stat = os.fstat(fd)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _sorted(found: list[Path], location: Path) -> list[Path]:
