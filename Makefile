@@ -42,7 +42,7 @@ test: build test-cpp
 	$(BIN)/python -m pytest -q -m "not stress"
 
 test-cpp: $(VENV)/.tools
-	$(PATHS) cmake -S . -B build/tests -G Ninja -DFCT_PYTHON=OFF -DFCT_TESTS=ON -DFCT_WERROR=ON > /dev/null
+	$(PATHS) cmake -S . -B build/tests -G Ninja -DFCT_PYTHON=OFF -DFCT_CUDA=OFF -DFCT_TESTS=ON -DFCT_WERROR=ON > /dev/null
 	$(PATHS) cmake --build build/tests -j $(JOBS)
 	$(PATHS) ctest --test-dir build/tests --output-on-failure
 
