@@ -1,4 +1,4 @@
-"""python -m benchmarks [upgrade search evaluate]: run on a quiet machine, record into benchmarks/results/."""
+"""python -m benchmarks [upgrade search evaluate backfill postgres]: run on a quiet machine, record into benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.harness import write
 
 def main(names: list[str]) -> None:
     # evaluate first: its peak memory is that of the process so far.
-    for name in names or ["evaluate", "upgrade", "search"]:
+    for name in names or ["evaluate", "upgrade", "search", "backfill", "postgres"]:
         found = importlib.import_module(f"benchmarks.bench_{name}").records()
         for record in found:
             print(record.name, record.setting, {key: float(f"{value:.4g}") for key, value in record.figures.items()})
