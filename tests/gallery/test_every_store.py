@@ -15,6 +15,7 @@ from fct_fast.gallery import Job, backfill, plan_backfill
 from fct_fast.gallery.stores import open_source
 from fct_fast.gallery.stores.payload import first_difference
 from fct_fast.gallery.stores.protocol import Shard
+from fct_fast.spec import Branch, Layer, TransformSpec
 from fct_fast.upgrader import Upgrader
 
 COUNT = 700
@@ -152,3 +153,24 @@ def test_a_bad_row_ends_the_job_and_is_named_or_flagged(tmp_path: Path, world: W
     job = Job.open(world.options["job_dir"])
     assert job.flagged_rows().tolist() == [row]
     assert job.verify().passed
+
+
+@pytest.mark.parametrize("world", CASES, indirect=True)
+def test_the_next_upgrade_starts_from_the_live_gallery(tmp_path: Path, world: World) -> None:
+    """A pointer serves the place that was written, the next job names it with its column or version."""
+    world.run()
+    first = Job.open(world.options["job_dir"])
+    first.verify()
+    first.cutover()
+    if first.plan.store_cutover:
+        return  # there the live gallery keeps its name
+    layer = Layer(np.eye(NEW_DIM, dtype=np.float32), np.zeros(NEW_DIM, np.float32), relu=False)
+    again = Upgrader(TransformSpec(NEW_DIM, 0, NEW_DIM, (Branch("old", ()),), (layer,)), threads=1)
+    (tmp_path / "next").mkdir()
+    second = plan_backfill(
+        first.plan.sink, world.case.sink(tmp_path / "next"), again, job_dir=tmp_path / "jobs" / "second"
+    )
+    second.run()
+    second.verify()
+    if not second.plan.store_cutover:
+        assert second.cutover(world.folder / "out" / "live.json")["previous"]["gallery"] == first.plan.sink

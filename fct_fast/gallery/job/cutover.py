@@ -73,7 +73,7 @@ def cutover_job(job: Session, live: Path | None, fs: FileSystem) -> dict[str, An
         fs.flush_folder(live.parent)  # a cutover that was killed may have renamed without
         job.ledger.note(live={"pointer": str(live), "previous": current["previous"]})
         return current
-    if current is not None and current["gallery"] != job.plan.source["old"]:
+    if current is not None and not _same_gallery(current["gallery"], job.plan.source["old"]):
         raise StoreError(
             f"{live} serves {current['gallery']}, which is not the gallery that this job upgraded "
             f"({job.plan.source['old']}); name the pointer file of that gallery"
@@ -129,6 +129,11 @@ def _roll_back_in_store(job: Session) -> dict[str, Any]:
     cast(LiveSink, job.sink).roll_back()
     job.ledger.note(live=None)
     return _document(job.plan.source["old"], job.plan.old_space, None, None)
+
+
+def _same_gallery(served: str, read: str) -> bool:
+    """Whether a pointer serves the gallery that a job read, whatever column or version of it the job named."""
+    return Place.parse(served).location == Place.parse(read).location
 
 
 def _require_verified(job: Session) -> None:
