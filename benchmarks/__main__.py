@@ -1,4 +1,4 @@
-"""python -m benchmarks [upgrade search evaluate backfill postgres]: run on a quiet machine, record into benchmarks/results/."""
+"""python -m benchmarks [NAME ...]: all by default; run on a quiet machine, record into benchmarks/results/."""
 
 from __future__ import annotations
 
