@@ -50,12 +50,15 @@ class Dataset:
         schema, held = None, 0
         for file, given in zip(paths, keys, strict=True):
             table = open_table(file, fs)
-            if schema is None:
-                schema = _distinct(table.schema, file)
-            _require_same(schema, table.schema, paths[0], file)
-            held = max(held, table.held_bytes)
-            kept = {name: value for name, value in given.items() if name not in schema.names}
-            files.append(File(file, table.rows, kept))
+            try:
+                if schema is None:
+                    schema = _distinct(table.schema, file)
+                _require_same(schema, table.schema, paths[0], file)
+                held = max(held, table.held_bytes)
+                kept = {name: value for name, value in given.items() if name not in schema.names}
+                files.append(File(file, table.rows, kept))
+            finally:
+                table.close()
         assert schema is not None
         for field in fields:
             schema = schema.append(field) if field.name not in schema.names else schema

@@ -13,6 +13,8 @@ from typing import Any
 
 from fct_fast.gallery.stores.parquet.thrift import (
     BINARY,
+    I64,
+    LIST,
     STRUCT,
     Struct,
     ThriftError,
@@ -73,23 +75,19 @@ def seal(footer: Struct) -> bytes:
 
 
 def group_rows(footer: Struct) -> list[int]:
-    """The rows of each row group, which are those of the file."""
-    found = [_number(group, GROUP_ROWS) for group in _structs(footer, ROW_GROUPS)]
-    if sum(found) != _number(footer, NUM_ROWS):
-        raise FooterError("has a footer whose numbers of rows do not add up")
-    return found
+    """The rows of each row group."""
+    return [_get(group, GROUP_ROWS) for group in _groups(footer)]
 
 
 def data_start(footer: Struct, group: int) -> int:
     """Where the data of a row group begin."""
-    metas = [_get(chunk, CHUNK_META, dict) for chunk in _structs(_structs(footer, ROW_GROUPS)[group], COLUMNS)]
-    starts = [_number(meta, field) for meta in metas for field in (DATA_PAGE, DICTIONARY_PAGE) if field in meta]
-    return min(starts, default=0)
+    metas = [_get(chunk, CHUNK_META) for chunk in _get(_groups(footer)[group], COLUMNS)[1]]
+    return min(int(meta[field][1]) for meta in metas for field in (DATA_PAGE, DICTIONARY_PAGE) if field in meta)
 
 
 def metadata(footer: Struct) -> dict[bytes, bytes]:
     """The key-value metadata."""
-    return {_get(pair, 1, bytes): _get(pair, 2, bytes) for pair in _structs(footer, KEY_VALUES)}
+    return {_get(pair, 1): _get(pair, 2) for pair in _get(footer, KEY_VALUES)[1]}
 
 
 def join(footers: Iterable[tuple[Struct, int]], extra: dict[bytes, bytes]) -> Struct:
@@ -103,63 +101,60 @@ def join(footers: Iterable[tuple[Struct, int]], extra: dict[bytes, bytes]) -> St
         whole = whole or head
         if head != whole:
             raise FooterError("was written by another version of Arrow than the first one")
-        for group in _structs(footer, ROW_GROUPS):
+        for group in _groups(footer):
             groups.append(_moved(group, length))
-            rows += _number(group, GROUP_ROWS)
+            rows += _get(group, GROUP_ROWS)
         length += size
-    pairs = _structs(whole, KEY_VALUES) + [{1: (BINARY, key), 2: (BINARY, value)} for key, value in extra.items()]
+    pairs = _get(whole, KEY_VALUES)[1] + [{1: (BINARY, key), 2: (BINARY, value)} for key, value in extra.items()]
     return _with(whole, rows, groups, pairs)
 
 
 def cut(whole: Struct, first: int, stop: int, before: int, extra: Sequence[bytes]) -> Struct:
     """The footer of the file that the row groups first to stop of a joined one came from. before: the length of the
     data before these; extra: keys of the metadata that joining added."""
-    groups = [_moved(group, -before) for group in _structs(whole, ROW_GROUPS)[first:stop]]
-    pairs = [pair for pair in _structs(whole, KEY_VALUES) if _get(pair, 1, bytes) not in extra]
-    return _with(_head(whole), sum(_number(group, GROUP_ROWS) for group in groups), groups, pairs)
+    groups = [_moved(group, -before) for group in _groups(whole)[first:stop]]
+    pairs = [pair for pair in _get(whole, KEY_VALUES)[1] if _get(pair, 1) not in extra]
+    return _with(_head(whole), sum(_get(group, GROUP_ROWS) for group in groups), groups, pairs)
 
 
 def _with(head: Struct, rows: int, groups: list[Struct], pairs: list[Struct]) -> Struct:
-    changed = {NUM_ROWS: rows, ROW_GROUPS: (STRUCT, groups), KEY_VALUES: (STRUCT, pairs)}
-    return {field: (kind, changed.get(field, value)) for field, (kind, value) in head.items()}
+    changed: Struct = {
+        NUM_ROWS: (I64, rows),
+        ROW_GROUPS: (LIST, (STRUCT, groups)),
+        KEY_VALUES: (LIST, (STRUCT, pairs)),
+    }
+    return {field: changed.get(field, value) for field, value in head.items()}
 
 
 def _head(footer: Struct) -> Struct:
     """All that is no row group, with rows and groups left blank."""
     if not {NUM_ROWS, ROW_GROUPS, KEY_VALUES} <= set(footer):
         raise FooterError("has a footer that lacks a field")
-    return _with(footer, 0, [], _structs(footer, KEY_VALUES))
+    return footer | {NUM_ROWS: (I64, 0), ROW_GROUPS: (LIST, (STRUCT, []))}
 
 
 def _moved(group: Struct, by: int) -> Struct:
     """A row group whose data are moved."""
     moved = copy.deepcopy(group)
     _shift(moved, by, GROUP_OFFSET)
-    for chunk in _structs(moved, COLUMNS):
+    for chunk in _get(moved, COLUMNS)[1]:
         _shift(chunk, by, CHUNK_OFFSET, OFFSET_INDEX, COLUMN_INDEX)
-        _shift(_get(chunk, CHUNK_META, dict), by, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER)
+        _shift(_get(chunk, CHUNK_META), by, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER)
     return moved
 
 
 def _shift(struct: Struct, by: int, *fields: int) -> None:
     for field in fields:
-        if field in struct and _number(struct, field):  # 0: not used
-            struct[field] = (struct[field][0], _number(struct, field) + by)
+        if field in struct and struct[field][1]:  # 0: not used
+            struct[field] = (struct[field][0], struct[field][1] + by)
 
 
-def _structs(struct: Struct, field: int) -> list[Struct]:
-    kind, items = _get(struct, field, tuple)
-    if kind != STRUCT:
-        raise FooterError("has a footer with a field of another type")
-    return list(items)
+def _groups(footer: Struct) -> list[Struct]:
+    return list(_get(footer, ROW_GROUPS)[1])
 
 
-def _number(struct: Struct, field: int) -> int:
-    return int(_get(struct, field, int))
-
-
-def _get(struct: Struct, field: int, type_: type) -> Any:
-    found = struct.get(field, (0, None))[1]
-    if not isinstance(found, type_):
-        raise FooterError("has a footer that lacks a field")
-    return found
+def _get(struct: Struct, field: int) -> Any:
+    try:
+        return struct[field][1]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FooterError("has a footer that lacks a field") from error

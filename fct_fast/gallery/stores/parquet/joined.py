@@ -27,15 +27,19 @@ class JoinedFile:
 
     def __init__(self, path: Path, layout: Layout, fs: FileSystem) -> None:
         self.path, self._fs = path, fs
-        with _damage(path):
-            self._whole, self._end = _footer(Input(path, fs))
-            bounds = np.cumsum([0, *footers.group_rows(self._whole)])
-            starts = [*(layout.shard(index).start for index in range(layout.shards)), layout.rows]
-            if bounds[-1] != layout.rows or (np.diff(bounds) < 1).any() or not np.isin(starts, bounds).all():
-                raise FooterError("is not cut in row groups as its shards are")
-            self._firsts = np.searchsorted(bounds, starts).tolist()
-            found = [footers.data_start(self._whole, first) for first in self._firsts[:-1]]
-            self._starts = [*found, self._end]
+        file = Input(path, fs)
+        try:
+            with _damage(path):
+                self._whole, self._end = _footer(file)
+                bounds = np.concatenate([[0], np.cumsum(footers.group_rows(self._whole))])
+                starts = [layout.shard(index).start for index in range(layout.shards)]
+                self._firsts = np.searchsorted(bounds, [*starts, layout.rows]).tolist()
+                if bounds[self._firsts].tolist() != [*starts, layout.rows] or self._firsts[-1] != len(bounds) - 1:
+                    raise FooterError("is not cut in row groups as its shards are")
+                found = [footers.data_start(self._whole, first) for first in self._firsts[:-1]]
+                self._starts = [*found, self._end]
+        finally:
+            file.close()
 
     @property
     def space(self) -> bytes | None:
@@ -52,9 +56,12 @@ class JoinedFile:
         data = bytearray(len(MAGIC) + stop - start + len(tail))
         data[: len(MAGIC)], data[len(data) - len(tail) :] = MAGIC, tail
         file = Input(self.path, self._fs)
-        file.read_at(memoryview(data)[len(MAGIC) : len(MAGIC) + stop - start], start)
-        if shard.index == 0:  # the magic is nobody's else
-            file.read_at(memoryview(data)[: len(MAGIC)], 0)
+        try:
+            file.read_at(memoryview(data)[len(MAGIC) : len(MAGIC) + stop - start], start)
+            if shard.index == 0:  # the magic is nobody's else
+                file.read_at(memoryview(data)[: len(MAGIC)], 0)
+        finally:
+            file.close()
         return bytes(data)
 
     def replace(self, shard: Shard, part: bytes | memoryview) -> None:
@@ -92,12 +99,15 @@ def write_joined(parts: list[Path], target: Path, space: bytes | None, fs: FileS
         fs.write_at(fd, target, MAGIC, 0)
         for path in parts:
             part = Input(path, fs)
-            with _damage(path):
-                found, end = _footer(part)
-            heads.append((found, end - len(MAGIC)))
-            for piece in _pieces(part, len(MAGIC), end):
-                fs.write_at(fd, target, piece, place)
-                place += len(piece)
+            try:
+                with _damage(path):
+                    found, end = _footer(part)
+                heads.append((found, end - len(MAGIC)))
+                for piece in _pieces(part, len(MAGIC), end):
+                    fs.write_at(fd, target, piece, place)
+                    place += len(piece)
+            finally:
+                part.close()
         try:
             whole = footers.join(heads, {} if space is None else {SPACE_KEY: space})
         except FooterError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fct_fast.errors import ConfigError, CorruptError, ShapeError
-from fct_fast.gallery.stores.arrow import VectorType, ids_array, ids_column, vector_array
-from fct_fast.gallery.stores.parquet.cursor import Group
+from fct_fast.gallery.stores.arrow import VectorType, ids_array, ids_column, vector_array, vector_column
 from fct_fast.gallery.stores.parquet.dataset import SPACE_KEY
-from fct_fast.gallery.stores.parquet.files import Memory, arrow_errors
+from fct_fast.gallery.stores.parquet.files import arrow_errors
 from fct_fast.gallery.stores.parquet.naming import DTYPE_KEY
-from fct_fast.gallery.stores.parquet.tables import ParquetTable
-from fct_fast.gallery.stores.parquet.vectors import GroupVectors, Vectors
 from fct_fast.gallery.stores.place import Place
 from fct_fast.gallery.stores.protocol import Array, Layout, Loaded
 
@@ -58,27 +54,23 @@ class PartFormat:
             raise ShapeError(
                 f"a shard of {len(new)} rows was given with the columns {lengths}, not with {self._schema.names}"
             )
-        out, rows = pa.BufferOutputStream(), max(1, GROUP_BYTES // self._layout.row_bytes)
         table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
-        pq.write_table(table, out, row_group_size=rows, **self._options)
+        out = pa.BufferOutputStream()
+        pq.write_table(table, out, row_group_size=max(1, GROUP_BYTES // self._layout.row_bytes), **self._options)
         return out.getvalue()
 
-    def decode(self, data: bytes, path: Path) -> Loaded:
-        """The rows of a part of the file at `path`. Raises StoreError or CorruptError for bytes that are no part."""
-        with arrow_errors(path):
-            table = ParquetTable(Memory(path, data))
-            if not table.schema.equals(self._stored, check_metadata=True):
-                raise CorruptError(f"{path} is not as it was written: its columns have changed")
-            column = Vectors(self.vector, self._kind, self._layout.dim)
-            new, done = np.empty((sum(table.rows), column.dim), column.kind.dtype), 0
-            for number, rows in enumerate(table.rows):
-                GroupVectors(Group(table, number, done), column).fill(new[done : done + rows])
-                done += rows
-            rest, ids = table.read([name for name in self._schema.names if name != self.vector]), None
-        if self.id is not None:
-            ids = ids_column(rest.column(self.id), f"{path}#{self.id}", dtype=self._layout.ids_dtype)
-            rest = rest.drop_columns([self.id])
-        return Loaded(new, ids, rest if rest.num_columns else None, hashlib.sha256(data).digest())
+    def decode(self, data: bytes | pa.Buffer, where: str) -> Loaded:
+        """Raises StoreError or CorruptError for bytes that are no such part."""
+        with arrow_errors(where):
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as reader:
+                if not reader.schema_arrow.equals(self._stored, check_metadata=True):
+                    raise CorruptError(f"{where} is not as it was written: its columns have changed")
+                table = reader.read()
+            binary, dtype = self._layout.dtype, self._layout.ids_dtype
+            new = vector_column(table.column(self.vector), where, dim=self._layout.dim, binary=binary)
+            ids = None if self.id is None else ids_column(table.column(self.id), where, dtype=dtype)
+        payload = table.drop_columns([self.vector] if self.id is None else [self.vector, self.id])
+        return Loaded(new, ids, payload if payload.num_columns else None, hashlib.sha256(data).digest())
 
     def _whole_schema(self, place: Place, like: Mapping[str, Any], fields: Mapping[str, pa.Field]) -> pa.Schema:
         layout = self._layout
@@ -112,15 +104,16 @@ class PartFormat:
                 f"{place} cannot keep the payload ({error}); leave it behind with drop_payload=True (--drop-payload), "
                 f"or choose another sink"
             ) from error
-        empty = ParquetTable(Memory(place.path, out.getvalue().to_pybytes()))
-        names = empty.leaves
+        with pq.ParquetFile(pa.BufferReader(out.getvalue())) as reader:
+            leaves, stored = reader.metadata.schema, reader.schema_arrow
+        names = [leaves.column(number).path for number in range(len(leaves))]
         others = [name for name in names if name != self.vector and not name.startswith(f"{self.vector}.")]
         options |= {
             "use_dictionary": [name for name in others if name != self.id],
             "write_statistics": others or False,
             "compression": {name: "snappy" if name in others else "none" for name in names},
         }
-        return options, empty.schema
+        return options, stored
 
 
 def _fields(like: Mapping[str, Any]) -> dict[str, pa.Field]:

@@ -72,7 +72,7 @@ class ParquetSink:
         return hashlib.sha256(data).digest()
 
     def load(self, shard: Shard) -> Loaded:
-        loaded = self._format.decode(self._at.get(shard), self._at.file(shard))
+        loaded = self._format.decode(self._at.get(shard), self.where(shard))
         if len(loaded.new) != shard.rows:
             raise CorruptError(f"{self.where(shard)} holds {len(loaded.new)} rows, but {shard.rows} were committed")
         return loaded

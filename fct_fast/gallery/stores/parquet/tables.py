@@ -46,10 +46,11 @@ class Table:
         """Bytes of the largest piece that is read at once."""
         return 0
 
+    def close(self) -> None:
+        self.file.close()
+
 
 class ParquetTable(Table):
-    """leaves: the paths of the columns as Parquet has them, those of nested columns one by one."""
-
     def __init__(self, file: Input) -> None:
         self._reader = pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
         meta = self._reader.metadata
@@ -57,20 +58,15 @@ class ParquetTable(Table):
         known = {key: value for key, value in (meta.metadata or {}).items() if key != b"ARROW:schema"}
         schema, rows = self._reader.schema_arrow, [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         super().__init__(file, schema.with_metadata({**known, **(schema.metadata or {})} or None), rows)
-        self.leaves: list[str] = [meta.schema.column(number).path for number in range(meta.num_columns)]
-        self._leaves_of: dict[str, list[int]] = {}
-        for number, path in enumerate(self.leaves):
-            self._leaves_of.setdefault(path.split(".")[0], []).append(number)
+        self._leaves: dict[str, list[int]] = {}
+        for number in range(meta.num_columns):
+            self._leaves.setdefault(meta.schema.column(number).path.split(".")[0], []).append(number)
 
     def batches(self, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         return iter(self._reader.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=True))
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """All rows of some columns at once."""
-        return self._reader.read(list(columns))
-
     def chunk(self, group: int, column: str, kind: VectorType, dim: int) -> Chunk | None:
-        meta, leaves = self._reader.metadata, self._leaves_of.get(column, [])
+        meta, leaves = self._reader.metadata, self._leaves.get(column, [])
         if len(leaves) != 1:  # also of a name with a dot in it
             return None
         leaf, found = meta.schema.column(leaves[0]), meta.row_group(group).column(leaves[0])
@@ -105,9 +101,13 @@ class ParquetTable(Table):
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         meta, total = self._reader.metadata, 0
-        for leaf in (leaf for name in columns for leaf in self._leaves_of.get(name, [])):
+        for leaf in (leaf for name in columns for leaf in self._leaves.get(name, [])):
             total += sum(meta.row_group(g).column(leaf).total_uncompressed_size for g in range(meta.num_row_groups))
         return float(total / max(1, meta.num_rows))
+
+    def close(self) -> None:
+        self._reader.close(force=True)
+        super().close()
 
 
 class IpcTable(Table):
@@ -123,22 +123,20 @@ class IpcTable(Table):
         super().__init__(file, schema, [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)])
 
     def batches(self, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-        with arrow_errors(self.file.path):
-            batch = self._reader(self.schema, columns).get_batch(group)
-            batch.validate(full=True)  # offsets out of bounds would end the process, not raise
+        batch = self._reader(self.schema, columns).get_batch(group)
+        batch.validate(full=True)  # offsets out of bounds would end the process, not raise
         for start in range(0, batch.num_rows, size):
             yield batch.slice(start, size)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
-        group = next((group for group, rows in enumerate(self.rows) if rows), None)
+        group = max(range(len(self.rows)), key=lambda i: self.rows[i], default=None)
         if group is None or not columns:
             return 0.0
         return float(sum(batch.nbytes for batch in self.batches(group, columns, 1 << 30)) / max(1, self.rows[group]))
 
     @property
     def held_bytes(self) -> int:
-        """Of the largest batch, if the file was twice its size before it was compressed."""
-        return 2 * self.file.size() * max(self.rows, default=0) // max(1, sum(self.rows))
+        return int(self.row_bytes(self.schema.names) * max(self.rows, default=0))
 
     def _reader(self, schema: pa.Schema, columns: Sequence[str]) -> Any:
         wanted = tuple(columns)
@@ -151,14 +149,18 @@ class IpcTable(Table):
 def open_table(path: Path, fs: FileSystem) -> Table:
     """Open a file. Raises StoreError for one that is damaged or of another format."""
     file = Input(path, fs)
-    kind = _MAGIC.get(bytes(file.read(4)), "")
-    file.seek(0)
-    with arrow_errors(path):
-        if kind == "parquet":
-            return ParquetTable(file)
-        if kind == "ipc":
-            return IpcTable(file)
-    raise StoreError(f"{path} {_OTHERS[kind]}")
+    try:
+        kind = _MAGIC.get(bytes(file.read(4)), "")
+        file.seek(0)
+        with arrow_errors(path):
+            if kind == "parquet":
+                return ParquetTable(file)
+            if kind == "ipc":
+                return IpcTable(file)
+        raise StoreError(f"{path} {_OTHERS[kind]}")
+    except BaseException:
+        file.close()
+        raise
 
 
 _OTHERS = {

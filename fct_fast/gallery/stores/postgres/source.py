@@ -16,7 +16,7 @@ from fct_fast.gallery.stores.postgres.keyset import INTEGERS, Keyset, ids_dtype
 from fct_fast.gallery.stores.postgres.payload import POSTGRES_TYPE, arrow_type
 from fct_fast.gallery.stores.postgres.reader import Found, read_rows
 from fct_fast.gallery.stores.postgres.stamp import read_stamp
-from fct_fast.gallery.stores.postgres.survey import described, identity_of, survey
+from fct_fast.gallery.stores.postgres.survey import identity_of, survey
 from fct_fast.gallery.stores.postgres.table import (
     Table,
     find_table,
@@ -74,6 +74,7 @@ class PostgresSource:
             raise StoreError(f"{place} has no rows; there is nothing to upgrade")
         self.rows = found.rows
         self.dims = {name: found.dims[column.name] for name, column in self._vectors.items()}
+        self._server, self._database = db.identity()
         self.places = self._places(columns)
         self.ids_dtype = ids_dtype(self._key, found.widest)
         own = {self._key.name, *(column.name for column in self._vectors.values())}
@@ -92,7 +93,7 @@ class PostgresSource:
         self._indexes = vector_indexes(db, table, self._vectors["old"])
         self.payload = self._schema()
         self.spaces = dict(self._read_spaces())
-        self._seen = described(db, table, self._key, found.rows, found.versions)
+        self._seen: dict[str, Any] = {}
         self._keyset = Keyset(db, self._key)
         self._keys: npt.NDArray[Any] | None = None
         self.row_bytes = self._measured_bytes()
@@ -111,14 +112,14 @@ class PostgresSource:
             "side": None if side is None else side.name,
             "id_type": self._key.type,
             "kind": self._vectors["old"].vector,
-            "server": self._seen["server"],
-            "database": self._seen["database"],
+            "server": self._server,
+            "database": self._database,
             "oid": self._table.oid,
             "schema": self._table.schema,
             "table": self._table.name,
             "columns": list(self._payload),
             "indexes": self._indexes,
-            "identity": self._seen,
+            "identity": self._seen or self.identity(),
         }
 
     def identity(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class PostgresSource:
         other = Database(place)
         try:
             with other.reading():
-                if other.identity() != (self._seen["server"], self._seen["database"]):
+                if other.identity() != (self._server, self._database):
                     return False
                 table = find_table(other, named_table(other, place.options["table"]))
                 return table is not None and table.oid == self._table.oid
