@@ -47,7 +47,7 @@ class ColumnCursor(Cursor):
                 yield self._whole(part)
 
     def begin(self, group: Group) -> None:
-        wanted = [name for name in self._schema.names if name not in group.file.keys]
+        wanted = [name for name in self._schema.names if name not in group.keys]
         self._batches, self._left = group.table.batches(group.number, wanted, BATCH), None
 
     def skip(self, rows: int) -> None:
@@ -56,13 +56,13 @@ class ColumnCursor(Cursor):
 
     def _take(self, most: int) -> pa.RecordBatch:
         while self._left is None or not self._left.num_rows:
-            self._left = next_batch(self._batches, self.group.file.path)
+            self._left = next_batch(self._batches, self.group.table.file.path)
         part, self._left = self._left.slice(0, most), self._left.slice(most)
         return part
 
     def _whole(self, part: pa.RecordBatch) -> pa.RecordBatch:
         """With the columns of the schema, in its order."""
-        keys = self.group.file.keys
+        keys = self.group.keys
         columns = [
             pa.repeat(pa.scalar(keys[field.name], field.type), part.num_rows)
             if field.name in keys

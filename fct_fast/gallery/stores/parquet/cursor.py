@@ -38,12 +38,12 @@ class File:
 
 @dataclass(frozen=True)
 class Group:
-    """An open row group: its file, opened, its number there, and the number of its first row there."""
+    """A row group of an open file: its number there, and that of its first row. keys: as for `File`."""
 
-    file: File
     table: Table
     number: int
     first: int
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Cursor:
@@ -82,12 +82,6 @@ class Cursor:
         """Pass over rows of the open group."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        self._at = -1
-        if self._table is not None:
-            table, self._table = self._table[1], None
-            table.close()
-
     def _go(self, at: int, row: int) -> None:
         if at != self._at or row < self.row:
             self._at = -1
@@ -102,13 +96,12 @@ class Cursor:
         number = int(np.searchsorted(self._firsts, at, "right")) - 1
         file, first = self._files[number], int(self._firsts[number])
         if self._table is None or self._table[0] != number:
-            self.close()
+            self._table = None  # one at a time
             table = open_table(file.path, self._fs)
             if table.rows != file.groups:
-                table.close()
                 raise StoreError(f"{file.path} was changed while it was read; freeze the gallery and run again")
             self._table = number, table
-        return Group(file, self._table[1], at - first, int(self._starts[at] - self._starts[first]))
+        return Group(self._table[1], at - first, int(self._starts[at] - self._starts[first]), file.keys)
 
 
 def near(positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

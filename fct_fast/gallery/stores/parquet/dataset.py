@@ -50,15 +50,12 @@ class Dataset:
         schema, held = None, 0
         for file, given in zip(paths, keys, strict=True):
             table = open_table(file, fs)
-            try:
-                if schema is None:
-                    schema = _distinct(table.schema, file)
-                _require_same(schema, table.schema, paths[0], file)
-                held = max(held, table.held_bytes)
-                kept = {name: value for name, value in given.items() if name not in schema.names}
-                files.append(File(file, table.rows, kept))
-            finally:
-                table.close()
+            if schema is None:
+                schema = _distinct(table.schema, file)
+            _require_same(schema, table.schema, paths[0], file)
+            held = max(held, table.held_bytes)
+            kept = {name: value for name, value in given.items() if name not in schema.names}
+            files.append(File(file, table.rows, kept))
         assert schema is not None
         for field in fields:
             schema = schema.append(field) if field.name not in schema.names else schema

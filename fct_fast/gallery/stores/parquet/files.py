@@ -16,7 +16,7 @@ import pyarrow as pa
 from fct_fast.errors import StoreError
 from fct_fast.fs import FileSystem
 
-__all__ = ["ENDINGS", "Input", "arrow_errors", "content", "fingerprint", "gallery_files"]
+__all__ = ["ENDINGS", "Input", "Memory", "arrow_errors", "content", "fingerprint", "gallery_files"]
 
 ENDINGS = (".parquet", ".arrow", ".feather")
 HIDDEN = (".", "_")
@@ -34,17 +34,20 @@ def gallery_files(location: Path) -> list[Path]:
         if glob.has_magic(str(location)) and not location.exists():
             plain = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), location.parts))
             found = [path for path in plain.glob(str(location.relative_to(plain))) if path.is_file()]
-            return _sorted([path for path in found if not path.name.startswith(HIDDEN)], location)
-        if not location.is_dir():
+        elif location.is_dir():
+            found = []
+            for folder, folders, names in os.walk(location, onerror=_raise):
+                folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+                found += [Path(folder, name) for name in names if name.endswith(ENDINGS)]
+        else:
             location.stat()
             return [location]
-        found = []
-        for folder, folders, names in os.walk(location, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-            found += [Path(folder, name) for name in names if name.endswith(ENDINGS) and not name.startswith(HIDDEN)]
     except OSError as error:
         raise StoreError(f"cannot read {location}: {error.strerror}; check the path of the gallery") from error
-    return _sorted(found, location)
+    found = [path for path in found if not path.name.startswith(HIDDEN)]
+    if not found:
+        raise StoreError(f"{location} holds no {', '.join(ENDINGS)} file; check the path of the gallery")
+    return sorted(found)
 
 
 class Input:
@@ -105,6 +108,22 @@ class Input:
             self._fs.close_file(fd, self.path)
 
 
+class Memory(Input):
+    """The bytes of a file that was read before."""
+
+    def __init__(self, path: Path, data: bytes | memoryview) -> None:
+        self.path, self._data, self._place, self.closed = path, memoryview(data), 0, False
+
+    def read_at(self, buffer: memoryview, offset: int) -> None:
+        found = self._data[offset : offset + len(buffer)]
+        if len(found) < len(buffer):
+            raise StoreError(f"{self.path} ends at byte {len(self._data)}, but {offset + len(buffer)} are needed")
+        buffer[:] = found
+
+    def size(self) -> int:
+        return len(self._data)
+
+
 def content(path: Path, fs: FileSystem, most: int = -1) -> bytes:
     """All bytes of a file, or the first ones."""
     return bytes(Input(path, fs).read(most))
@@ -153,12 +172,6 @@ def fingerprint(files: Sequence[Path], fs: FileSystem) -> dict[str, Any]:
 def _state(fd: int) -> tuple[int, int, int]:
     stat = os.fstat(fd)
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
-def _sorted(found: list[Path], location: Path) -> list[Path]:
-    if not found:
-        raise StoreError(f"{location} holds no {', '.join(ENDINGS)} file; check the path of the gallery")
-    return sorted(found)
 
 
 def _raise(error: OSError) -> None:

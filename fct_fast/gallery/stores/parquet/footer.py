@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from fct_fast.gallery.stores.parquet.files import Input
 from fct_fast.gallery.stores.parquet.thrift import (
     BINARY,
-    I64,
-    LIST,
     STRUCT,
     Struct,
     ThriftError,
@@ -24,14 +24,18 @@ from fct_fast.gallery.stores.parquet.thrift import (
 
 __all__ = [
     "MAGIC",
+    "ChunkFacts",
     "FooterError",
+    "chunk_facts",
     "cut",
     "data_start",
-    "footer_size",
+    "footer_bytes",
     "group_rows",
     "join",
     "metadata",
     "parse",
+    "patched",
+    "read_footer",
     "seal",
 ]
 
@@ -41,7 +45,8 @@ TAIL = 8  # bytes after the footer: its length, and the magic
 # Fields of parquet.thrift.
 NUM_ROWS, ROW_GROUPS, KEY_VALUES = 3, 4, 5
 COLUMNS, GROUP_ROWS, GROUP_OFFSET = 1, 3, 5
-CHUNK_OFFSET, CHUNK_META, OFFSET_INDEX, COLUMN_INDEX = 2, 3, 4, 6
+CHUNK_FILE, CHUNK_OFFSET, CHUNK_META, OFFSET_INDEX, COLUMN_INDEX = 1, 2, 3, 4, 6
+CODEC, VALUES, SIZE = 4, 5, 7
 DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER = 9, 10, 11, 14
 
 
@@ -49,11 +54,52 @@ class FooterError(ValueError):
     """Bytes that are no footer, or not one that `join` made."""
 
 
-def footer_size(tail: bytes) -> int:
-    """The length of a footer, from the last bytes of its file."""
+@dataclass(frozen=True)
+class ChunkFacts:
+    """Where a column chunk is, its codec as a number of parquet.thrift, and how many values it holds."""
+
+    offset: int
+    size: int
+    codec: int
+    values: int
+
+
+def footer_bytes(file: Input) -> tuple[bytes, int]:
+    """The footer of a file without its tail, and where it begins."""
+    tail = bytearray(min(TAIL, file.size()))
+    file.read_at(memoryview(tail), file.size() - len(tail))
     if len(tail) < TAIL or tail[-4:] != MAGIC:
         raise FooterError("does not end as Parquet files do")
-    return int.from_bytes(tail[-8:-4], "little")
+    size = int.from_bytes(tail[:4], "little")
+    start = file.size() - TAIL - size
+    if start < len(MAGIC):
+        raise FooterError("has a footer longer than itself")
+    data = bytearray(size)
+    file.read_at(memoryview(data), start)
+    return bytes(data), start
+
+
+def read_footer(file: Input) -> Struct:
+    """The footer of a file that anybody wrote."""
+    try:
+        return read_struct(footer_bytes(file)[0])[0]
+    except (ThriftError, RecursionError) as error:
+        raise FooterError(f"has a footer that {error}") from error
+
+
+def chunk_facts(footer: Struct, group: int, leaf: int) -> ChunkFacts:
+    """Of the `leaf`-th column of a row group. Raises FooterError, also where the chunk is in another file."""
+    try:
+        chunk = _structs(_structs(footer, ROW_GROUPS)[group], COLUMNS)[leaf]
+    except IndexError:
+        raise FooterError("has a footer that lacks a column") from None
+    meta = _get(chunk, CHUNK_META, dict)
+    if CHUNK_FILE in chunk:
+        raise FooterError("has its columns in other files")
+    start = _number(meta, DATA_PAGE)
+    if DICTIONARY_PAGE in meta:
+        start = min(start, _number(meta, DICTIONARY_PAGE) or start)
+    return ChunkFacts(start, _number(meta, SIZE), _number(meta, CODEC), _number(meta, VALUES))
 
 
 def parse(data: bytes) -> Struct:
@@ -75,19 +121,23 @@ def seal(footer: Struct) -> bytes:
 
 
 def group_rows(footer: Struct) -> list[int]:
-    """The rows of each row group."""
-    return [_get(group, GROUP_ROWS) for group in _groups(footer)]
+    """The rows of each row group, which are those of the file."""
+    found = [_number(group, GROUP_ROWS) for group in _structs(footer, ROW_GROUPS)]
+    if sum(found) != _number(footer, NUM_ROWS):
+        raise FooterError("has a footer whose numbers of rows do not add up")
+    return found
 
 
 def data_start(footer: Struct, group: int) -> int:
     """Where the data of a row group begin."""
-    metas = [_get(chunk, CHUNK_META) for chunk in _get(_groups(footer)[group], COLUMNS)[1]]
-    return min(int(meta[field][1]) for meta in metas for field in (DATA_PAGE, DICTIONARY_PAGE) if field in meta)
+    metas = [_get(chunk, CHUNK_META, dict) for chunk in _structs(_structs(footer, ROW_GROUPS)[group], COLUMNS)]
+    starts = [_number(meta, field) for meta in metas for field in (DATA_PAGE, DICTIONARY_PAGE) if field in meta]
+    return min(starts, default=0)
 
 
 def metadata(footer: Struct) -> dict[bytes, bytes]:
     """The key-value metadata."""
-    return {_get(pair, 1): _get(pair, 2) for pair in _get(footer, KEY_VALUES)[1]}
+    return {_get(pair, 1, bytes): _get(pair, 2, bytes) for pair in _structs(footer, KEY_VALUES)}
 
 
 def join(footers: Iterable[tuple[Struct, int]], extra: dict[bytes, bytes]) -> Struct:
@@ -101,60 +151,72 @@ def join(footers: Iterable[tuple[Struct, int]], extra: dict[bytes, bytes]) -> St
         whole = whole or head
         if head != whole:
             raise FooterError("was written by another version of Arrow than the first one")
-        for group in _groups(footer):
+        for group in _structs(footer, ROW_GROUPS):
             groups.append(_moved(group, length))
-            rows += _get(group, GROUP_ROWS)
+            rows += _number(group, GROUP_ROWS)
         length += size
-    pairs = _get(whole, KEY_VALUES)[1] + [{1: (BINARY, key), 2: (BINARY, value)} for key, value in extra.items()]
+    pairs = _structs(whole, KEY_VALUES) + [{1: (BINARY, key), 2: (BINARY, value)} for key, value in extra.items()]
     return _with(whole, rows, groups, pairs)
 
 
 def cut(whole: Struct, first: int, stop: int, before: int, extra: Sequence[bytes]) -> Struct:
     """The footer of the file that the row groups first to stop of a joined one came from. before: the length of the
     data before these; extra: keys of the metadata that joining added."""
-    groups = [_moved(group, -before) for group in _groups(whole)[first:stop]]
-    pairs = [pair for pair in _get(whole, KEY_VALUES)[1] if _get(pair, 1) not in extra]
-    return _with(_head(whole), sum(_get(group, GROUP_ROWS) for group in groups), groups, pairs)
+    groups = [_moved(group, -before) for group in _structs(whole, ROW_GROUPS)[first:stop]]
+    pairs = [pair for pair in _structs(whole, KEY_VALUES) if _get(pair, 1, bytes) not in extra]
+    return _with(_head(whole), sum(_number(group, GROUP_ROWS) for group in groups), groups, pairs)
+
+
+def patched(whole: Struct, first: int, part: Struct, before: int, extra: Sequence[bytes]) -> Struct:
+    """A joined footer with what it says of one of its files put right, from `first` on among its row groups."""
+    groups, added = _structs(whole, ROW_GROUPS), [_moved(group, before) for group in _structs(part, ROW_GROUPS)]
+    groups[first : first + len(added)] = added
+    kept = [pair for pair in _structs(whole, KEY_VALUES) if _get(pair, 1, bytes) in extra]
+    rows = sum(_number(group, GROUP_ROWS) for group in groups)
+    return _with(_head(part), rows, groups, _structs(part, KEY_VALUES) + kept)
 
 
 def _with(head: Struct, rows: int, groups: list[Struct], pairs: list[Struct]) -> Struct:
-    changed: Struct = {
-        NUM_ROWS: (I64, rows),
-        ROW_GROUPS: (LIST, (STRUCT, groups)),
-        KEY_VALUES: (LIST, (STRUCT, pairs)),
-    }
-    return {field: changed.get(field, value) for field, value in head.items()}
+    changed = {NUM_ROWS: rows, ROW_GROUPS: (STRUCT, groups), KEY_VALUES: (STRUCT, pairs)}
+    return {field: (kind, changed.get(field, value)) for field, (kind, value) in head.items()}
 
 
 def _head(footer: Struct) -> Struct:
     """All that is no row group, with rows and groups left blank."""
     if not {NUM_ROWS, ROW_GROUPS, KEY_VALUES} <= set(footer):
         raise FooterError("has a footer that lacks a field")
-    return footer | {NUM_ROWS: (I64, 0), ROW_GROUPS: (LIST, (STRUCT, []))}
+    return _with(footer, 0, [], _structs(footer, KEY_VALUES))
 
 
 def _moved(group: Struct, by: int) -> Struct:
     """A row group whose data are moved."""
     moved = copy.deepcopy(group)
     _shift(moved, by, GROUP_OFFSET)
-    for chunk in _get(moved, COLUMNS)[1]:
+    for chunk in _structs(moved, COLUMNS):
         _shift(chunk, by, CHUNK_OFFSET, OFFSET_INDEX, COLUMN_INDEX)
-        _shift(_get(chunk, CHUNK_META), by, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER)
+        _shift(_get(chunk, CHUNK_META, dict), by, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER)
     return moved
 
 
 def _shift(struct: Struct, by: int, *fields: int) -> None:
     for field in fields:
-        if field in struct and struct[field][1]:  # 0: not used
-            struct[field] = (struct[field][0], struct[field][1] + by)
+        if field in struct and _number(struct, field):  # 0: not used
+            struct[field] = (struct[field][0], _number(struct, field) + by)
 
 
-def _groups(footer: Struct) -> list[Struct]:
-    return list(_get(footer, ROW_GROUPS)[1])
+def _structs(struct: Struct, field: int) -> list[Struct]:
+    kind, items = _get(struct, field, tuple)
+    if kind != STRUCT:
+        raise FooterError("has a footer with a field of another type")
+    return list(items)
 
 
-def _get(struct: Struct, field: int) -> Any:
-    try:
-        return struct[field][1]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FooterError("has a footer that lacks a field") from error
+def _number(struct: Struct, field: int) -> int:
+    return int(_get(struct, field, int))
+
+
+def _get(struct: Struct, field: int, type_: type) -> Any:
+    found = struct.get(field, (0, None))[1]
+    if not isinstance(found, type_):
+        raise FooterError("has a footer that lacks a field")
+    return found

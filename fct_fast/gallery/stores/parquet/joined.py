@@ -12,7 +12,7 @@ from fct_fast.errors import CorruptError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.parquet import footer as footers
 from fct_fast.gallery.stores.parquet.dataset import SPACE_KEY
-from fct_fast.gallery.stores.parquet.files import Input
+from fct_fast.gallery.stores.parquet.files import Input, Memory
 from fct_fast.gallery.stores.parquet.footer import MAGIC, FooterError
 from fct_fast.gallery.stores.parquet.thrift import Struct
 from fct_fast.gallery.stores.protocol import Layout, Shard
@@ -27,19 +27,17 @@ class JoinedFile:
 
     def __init__(self, path: Path, layout: Layout, fs: FileSystem) -> None:
         self.path, self._fs = path, fs
-        file = Input(path, fs)
-        try:
-            with _damage(path):
-                self._whole, self._end = _footer(file)
-                bounds = np.concatenate([[0], np.cumsum(footers.group_rows(self._whole))])
-                starts = [layout.shard(index).start for index in range(layout.shards)]
-                self._firsts = np.searchsorted(bounds, [*starts, layout.rows]).tolist()
-                if bounds[self._firsts].tolist() != [*starts, layout.rows] or self._firsts[-1] != len(bounds) - 1:
-                    raise FooterError("is not cut in row groups as its shards are")
-                found = [footers.data_start(self._whole, first) for first in self._firsts[:-1]]
-                self._starts = [*found, self._end]
-        finally:
-            file.close()
+        with _damage(path):
+            file = Input(path, fs)
+            self._whole, self._end = _footer(file)
+            self._size = file.size()
+            bounds = np.cumsum([0, *footers.group_rows(self._whole)])
+            starts = [*(layout.shard(index).start for index in range(layout.shards)), layout.rows]
+            if bounds[-1] != layout.rows or (np.diff(bounds) < 1).any() or not np.isin(starts, bounds).all():
+                raise FooterError("is not cut in row groups as its shards are")
+            self._firsts = np.searchsorted(bounds, starts).tolist()
+            found = [footers.data_start(self._whole, first) for first in self._firsts[:-1]]
+            self._starts = [*found, self._end]
 
     @property
     def space(self) -> bytes | None:
@@ -56,29 +54,25 @@ class JoinedFile:
         data = bytearray(len(MAGIC) + stop - start + len(tail))
         data[: len(MAGIC)], data[len(data) - len(tail) :] = MAGIC, tail
         file = Input(self.path, self._fs)
-        try:
-            file.read_at(memoryview(data)[len(MAGIC) : len(MAGIC) + stop - start], start)
-            if shard.index == 0:  # the magic is nobody's else
-                file.read_at(memoryview(data)[: len(MAGIC)], 0)
-        finally:
-            file.close()
+        file.read_at(memoryview(data)[len(MAGIC) : len(MAGIC) + stop - start], start)
+        if shard.index == 0:  # the magic is nobody's else
+            file.read_at(memoryview(data)[: len(MAGIC)], 0)
         return bytes(data)
 
     def replace(self, shard: Shard, part: bytes | memoryview) -> None:
-        """Write a part over what the file holds of it. Raises StoreError where it does not fit there."""
+        """Write a part over what the file holds of it, in its data and in its footer. Raises CorruptError where it does
+        not fit there."""
         start, stop = self._starts[shard.index : shard.index + 2]
         with _damage(self.path):
-            tail = self._tail(shard)
-        data = memoryview(part)[len(MAGIC) : len(part) - len(tail)]
-        if bytes(part[len(part) - len(tail) :]) != tail or len(data) != stop - start:
-            raise StoreError(
-                f"{self.path} cannot be repaired in place, since this version of pyarrow writes rows "
-                f"{shard.start} to {shard.stop - 1} in other bytes or the footer is damaged; start a new job"
-            )
+            found, end = _footer(Memory(self.path, part))
+            before = start - len(MAGIC)
+            tail = footers.seal(footers.patched(self._whole, self._firsts[shard.index], found, before, [SPACE_KEY]))
+            if end - len(MAGIC) != stop - start or len(tail) != self._size - self._end:
+                raise FooterError("has no room for the rows that were there")
         fd = self._fs.open_file(self.path, write=True)
         try:
-            self._fs.write_at(fd, self.path, MAGIC, 0)
-            self._fs.write_at(fd, self.path, data, start)
+            for data, place in ((MAGIC, 0), (memoryview(part)[len(MAGIC) : end], start), (tail, self._end)):
+                self._fs.write_at(fd, self.path, data, place)
             self._fs.flush(fd, self.path)
         finally:
             self._fs.close_file(fd, self.path)
@@ -99,15 +93,12 @@ def write_joined(parts: list[Path], target: Path, space: bytes | None, fs: FileS
         fs.write_at(fd, target, MAGIC, 0)
         for path in parts:
             part = Input(path, fs)
-            try:
-                with _damage(path):
-                    found, end = _footer(part)
-                heads.append((found, end - len(MAGIC)))
-                for piece in _pieces(part, len(MAGIC), end):
-                    fs.write_at(fd, target, piece, place)
-                    place += len(piece)
-            finally:
-                part.close()
+            with _damage(path):
+                found, end = _footer(part)
+            heads.append((found, end - len(MAGIC)))
+            for piece in _pieces(part, len(MAGIC), end):
+                fs.write_at(fd, target, piece, place)
+                place += len(piece)
         try:
             whole = footers.join(heads, {} if space is None else {SPACE_KEY: space})
         except FooterError as error:
@@ -123,15 +114,8 @@ def write_joined(parts: list[Path], target: Path, space: bytes | None, fs: FileS
 
 def _footer(file: Input) -> tuple[Struct, int]:
     """The footer of a file, and where it begins."""
-    tail = bytearray(min(footers.TAIL, file.size()))
-    file.read_at(memoryview(tail), file.size() - len(tail))
-    size = footers.footer_size(bytes(tail))
-    start = file.size() - footers.TAIL - size
-    if start < len(MAGIC):
-        raise FooterError("has a footer longer than itself")
-    data = bytearray(size)
-    file.read_at(memoryview(data), start)
-    return footers.parse(bytes(data)), start
+    data, start = footers.footer_bytes(file)
+    return footers.parse(data), start
 
 
 def _pieces(file: Input, start: int, stop: int) -> Iterator[memoryview]:

@@ -88,9 +88,10 @@ def _repeats(data: memoryview, start: int, end: int, most: int) -> int:
     """How many times, at most `most`, the bytes from start to end stand again after `end`."""
     size = end - start
     count = min(most, (len(data) - end) // size)
-    again = np.frombuffer(data, np.uint8, count * size, end).reshape(count, size)
-    differing = (again != np.frombuffer(data, np.uint8, size, start)).any(axis=1)
-    return int(np.argmax(differing)) if differing.any() else count
+    # All of them do where the bytes are equal to those one period before.
+    before, after = (np.frombuffer(data, np.uint8, count * size, place) for place in (start, end))
+    differing = np.flatnonzero(before != after)
+    return int(differing[0]) // size if len(differing) else count
 
 
 class _Marks:

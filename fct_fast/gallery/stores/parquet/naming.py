@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from fct_fast.errors import ConfigError, DtypeError, ShapeError, StoreError
 from fct_fast.gallery.stores.arrow import VectorType, payload_schema
+from fct_fast.gallery.stores.parquet.cursor import next_batch
 from fct_fast.gallery.stores.parquet.dataset import SPACE_KEY, Dataset
 from fct_fast.gallery.stores.parquet.vectors import Vectors
 from fct_fast.gallery.stores.place import Place
@@ -19,6 +20,7 @@ from fct_fast.gallery.stores.protocol import Columns
 __all__ = ["DTYPE_KEY", "Chosen", "choose"]
 
 ID = "id"  # the column of ids where none is named
+MOST = 1 << 16  # values of a vector: what a damaged footer says may not fit into memory
 DTYPE_KEY = b"fct_fast.dtype"  # in the metadata of a column of fixed-size binary: the dtype of its values
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -90,16 +92,16 @@ def _only_vectors(place: Place, data: Dataset, named: set[str]) -> str:
 def _vectors(name: str, place: Place, data: Dataset) -> Vectors:
     where, field = f"{place.gallery}#{name}", data.schema.field(name)
     kind = VectorType.of(field.type, where, _binary(field, place))
-    return Vectors(name, kind, kind.dim or _first_length(data, name, where))
+    dim = kind.dim or _first_length(data, name, where)
+    if dim > MOST:
+        raise ShapeError(f"{where} has vectors of {dim} values, more than {MOST}; check that it holds embeddings")
+    return Vectors(name, kind, dim)
 
 
 def _first_length(data: Dataset, name: str, where: str) -> int:
     """The length of the first list of a column, which is that of all or they are refused later."""
     table, group = data.table()
-    try:
-        first = next(table.batches(group, [name], 1)).column(0)[0]
-    finally:
-        table.close()
+    first = next_batch(table.batches(group, [name], 1), table.file.path).column(0)[0]
     if not first.is_valid:
         raise StoreError(f"{where} is NULL in row 0; every row needs a vector, so fill it or leave the row out")
     if not len(first):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fct_fast.errors import ConfigError, CorruptError, ShapeError
-from fct_fast.gallery.stores.arrow import VectorType, ids_array, ids_column, vector_array, vector_column
+from fct_fast.errors import ConfigError, CorruptError, ShapeError, StoreError
+from fct_fast.gallery.stores.arrow import VectorType, ids_array, ids_column, vector_array
+from fct_fast.gallery.stores.parquet.cursor import Group
 from fct_fast.gallery.stores.parquet.dataset import SPACE_KEY
-from fct_fast.gallery.stores.parquet.files import arrow_errors
+from fct_fast.gallery.stores.parquet.files import Memory, arrow_errors
 from fct_fast.gallery.stores.parquet.naming import DTYPE_KEY
+from fct_fast.gallery.stores.parquet.tables import ParquetTable
+from fct_fast.gallery.stores.parquet.vectors import GroupVectors, Vectors
 from fct_fast.gallery.stores.place import Place
 from fct_fast.gallery.stores.protocol import Array, Layout, Loaded
 
@@ -33,7 +37,7 @@ class PartFormat:
     """
 
     def __init__(self, place: Place, layout: Layout) -> None:
-        self._layout = layout
+        self._place, self._layout = place, layout
         like = layout.form if layout.form.get("store") == "parquet" else {}
         fields = _fields(like)
         self.vector = place.column or str(layout.form.get("vector") or VECTOR)
@@ -43,34 +47,49 @@ class PartFormat:
         self._options, self._stored = self._writing(place)
 
     def encode(self, new: Array, ids: Array | None, payload: pa.Table | None) -> pa.Buffer:
-        """Raises ShapeError where the columns are not of one length, or the payload is not what the layout says."""
+        """Raises ShapeError where the columns are not those of the layout or not of one length, StoreError for more
+        than Arrow can write at once."""
         columns: dict[str, Any] = {self.vector: vector_array(new.astype(self._layout.dtype, copy=False), self._kind)}
         if self.id is not None and ids is not None:
             columns[self.id] = ids_array(ids, self._schema.field(self.id).type)
         if payload is not None:
-            columns |= {name: _in_one_piece(payload.column(name)) for name in payload.column_names}
+            columns |= {name: payload.column(name) for name in payload.column_names}
         lengths = {name: len(column) for name, column in columns.items()}
         if set(columns) != set(self._schema.names) or set(lengths.values()) != {len(new)}:
             raise ShapeError(
                 f"a shard of {len(new)} rows was given with the columns {lengths}, not with {self._schema.names}"
             )
-        table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
-        out = pa.BufferOutputStream()
-        pq.write_table(table, out, row_group_size=max(1, GROUP_BYTES // self._layout.row_bytes), **self._options)
+        out, rows = pa.BufferOutputStream(), max(1, GROUP_BYTES // self._layout.row_bytes)
+        try:
+            table = pa.Table.from_arrays(
+                [_in_one_piece(columns[name]) for name in self._schema.names], schema=self._schema
+            )
+            pq.write_table(table, out, row_group_size=rows, **self._options)
+        except (pa.ArrowException, TypeError) as error:  # a column of more than 2 GiB, or of another type
+            raise StoreError(
+                f"{self._place} cannot keep a shard of {len(new)} rows ({error}); try smaller ones"
+            ) from error
         return out.getvalue()
 
-    def decode(self, data: bytes | pa.Buffer, where: str) -> Loaded:
-        """Raises StoreError or CorruptError for bytes that are no such part."""
-        with arrow_errors(where):
-            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as reader:
-                if not reader.schema_arrow.equals(self._stored, check_metadata=True):
-                    raise CorruptError(f"{where} is not as it was written: its columns have changed")
-                table = reader.read()
-            binary, dtype = self._layout.dtype, self._layout.ids_dtype
-            new = vector_column(table.column(self.vector), where, dim=self._layout.dim, binary=binary)
-            ids = None if self.id is None else ids_column(table.column(self.id), where, dtype=dtype)
-        payload = table.drop_columns([self.vector] if self.id is None else [self.vector, self.id])
-        return Loaded(new, ids, payload if payload.num_columns else None, hashlib.sha256(data).digest())
+    def decode(self, data: bytes, count: int, path: Path) -> Loaded:
+        """The `count` rows of a part of the file at `path`. Raises StoreError or CorruptError for bytes that are no
+        such part."""
+        with arrow_errors(path):
+            table = ParquetTable(Memory(path, data))
+            if not table.schema.equals(self._stored, check_metadata=True):
+                raise CorruptError(f"{path} is not as it was written: its columns have changed")
+            if sum(table.rows) != count:
+                raise CorruptError(f"{path} holds {sum(table.rows)} rows of a shard, but {count} were committed")
+            column = Vectors(self.vector, self._kind, self._layout.dim)
+            new, done = np.empty((count, column.dim), column.kind.dtype), 0
+            for number, rows in enumerate(table.rows):
+                GroupVectors(Group(table, number, done), column).fill(new[done : done + rows])
+                done += rows
+            rest, ids = table.read([name for name in self._schema.names if name != self.vector]), None
+        if self.id is not None:
+            ids = ids_column(rest.column(self.id), f"{path}#{self.id}", dtype=self._layout.ids_dtype)
+            rest = rest.drop_columns([self.id])
+        return Loaded(new, ids, rest if rest.num_columns else None, hashlib.sha256(data).digest())
 
     def _whole_schema(self, place: Place, like: Mapping[str, Any], fields: Mapping[str, pa.Field]) -> pa.Schema:
         layout = self._layout
@@ -104,16 +123,15 @@ class PartFormat:
                 f"{place} cannot keep the payload ({error}); leave it behind with drop_payload=True (--drop-payload), "
                 f"or choose another sink"
             ) from error
-        with pq.ParquetFile(pa.BufferReader(out.getvalue())) as reader:
-            leaves, stored = reader.metadata.schema, reader.schema_arrow
-        names = [leaves.column(number).path for number in range(len(leaves))]
+        empty = ParquetTable(Memory(place.path, out.getvalue().to_pybytes()))
+        names = empty.leaves
         others = [name for name in names if name != self.vector and not name.startswith(f"{self.vector}.")]
         options |= {
             "use_dictionary": [name for name in others if name != self.id],
             "write_statistics": others or False,
             "compression": {name: "snappy" if name in others else "none" for name in names},
         }
-        return options, stored
+        return options, empty.schema
 
 
 def _fields(like: Mapping[str, Any]) -> dict[str, pa.Field]:
@@ -146,8 +164,10 @@ def _id_field(place: Place, name: str, dtype: np.dtype[Any] | None, like: pa.Fie
     )
 
 
-def _in_one_piece(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def _in_one_piece(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """So that the bytes do not tell how the column was cut."""
+    if isinstance(column, pa.Array):
+        return column
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     return column.combine_chunks()

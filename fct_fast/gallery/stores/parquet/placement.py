@@ -12,11 +12,14 @@ from pathlib import Path
 from fct_fast.errors import CorruptError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.parquet.dataset import SPACE_FILE
-from fct_fast.gallery.stores.parquet.files import content
+from fct_fast.gallery.stores.parquet.files import Memory, content
+from fct_fast.gallery.stores.parquet.footer import footer_bytes
 from fct_fast.gallery.stores.parquet.joined import JoinedFile, write_joined
 from fct_fast.gallery.stores.protocol import Layout, Shard
 
 __all__ = ["FilePlacement", "FolderPlacement", "Placement", "occupied"]
+
+HEAD = 4096  # bytes by which a file is known that cannot be read
 
 
 class Placement:
@@ -122,6 +125,7 @@ class FilePlacement(Placement):
         super().__init__(path, layout, fs)
         self._joined = path.with_name(f"{path.name}.partial-{token}")
         self._temp = path.with_name(f".{self._joined.name}.tmp")
+        self._begun = path.with_name(f"{self._joined.name}.begun")
         self._open: tuple[tuple[int, ...], JoinedFile] | None = None
 
     @property
@@ -134,6 +138,8 @@ class FilePlacement(Placement):
         remove_leftovers(self.path.parent, f".{self._joined.name}.", self._fs)
         if self._joined.exists():
             self._remove_parts()
+        elif not self.published and not self._begun.exists():  # from now on, what appears at the place is not ours
+            self._fs.write_atomic(self._begun)
 
     def put(self, shard: Shard, data: memoryview) -> None:
         whole = self._whole()
@@ -141,8 +147,12 @@ class FilePlacement(Placement):
             try:
                 self._read(whole).replace(shard, data)
                 return
-            except CorruptError:  # no reader finds anything in it: it is built anew
-                self._fs.remove(whole)
+            except CorruptError as error:
+                if not self._begins_with(whole, shard, data):
+                    raise StoreError(
+                        f"{whole} is not what this job wrote there; move it away and run the same command again"
+                    ) from error
+                self._fs.remove(whole)  # no reader finds anything in it: it is built anew
         self._fs.write_atomic(self._part(shard), data)
 
     def get(self, shard: Shard) -> bytes:
@@ -184,7 +194,7 @@ class FilePlacement(Placement):
         return self._joined.with_name(f"{self._joined.name}.{shard.index:06d}")
 
     def _parts(self) -> list[Path]:
-        """The parts that are there."""
+        """The parts that are there, and the mark that they were begun."""
         start = f"{self._joined.name}."
         return [
             self.path.with_name(entry.name)
@@ -197,6 +207,12 @@ class FilePlacement(Placement):
         for path in self._parts():
             self._fs.remove(path)
         self._fs.flush_folder(self.path.parent)
+
+    def _begins_with(self, whole: Path, shard: Shard, data: memoryview) -> bool:
+        """Whether a file that cannot be read is one of ours, cut short or damaged at its end."""
+        size = min(HEAD, footer_bytes(Memory(whole, data))[1])
+        found = content(whole, self._fs, size)
+        return shard.index == 0 and found == data[: len(found)]
 
     def _whole(self) -> Path | None:
         """The file that holds all parts, once there is one."""

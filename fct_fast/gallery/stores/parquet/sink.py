@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from fct_fast.errors import ConfigError, CorruptError, StoreError
+from fct_fast.errors import ConfigError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.npy import space_bytes
 from fct_fast.gallery.stores.parquet.dataset import parse_space
@@ -72,10 +72,7 @@ class ParquetSink:
         return hashlib.sha256(data).digest()
 
     def load(self, shard: Shard) -> Loaded:
-        loaded = self._format.decode(self._at.get(shard), self.where(shard))
-        if len(loaded.new) != shard.rows:
-            raise CorruptError(f"{self.where(shard)} holds {len(loaded.new)} rows, but {shard.rows} were committed")
-        return loaded
+        return self._format.decode(self._at.get(shard), shard.rows, self._at.file(shard))
 
     def fault(self, shards: Collection[int]) -> str | None:
         return self._at.fault(shards) if shards else None

@@ -50,12 +50,8 @@ class ParquetSource:
         self.notes: Sequence[str] = chosen.notes
         space = data.space(chosen.vectors["old"].dim)
         self.spaces: Mapping[str, SpaceFingerprint] = {} if space is None else {"old": space}
-        try:
-            self.ids_dtype = self._checked_ids()
-            self._payload_bytes = self._weighed()
-        except BaseException:
-            self.close()
-            raise
+        self.ids_dtype = self._checked_ids()
+        self._payload_bytes = self._weighed()
 
     @property
     def places(self) -> Mapping[str, str]:
@@ -165,8 +161,6 @@ class ParquetSource:
 
     def close(self) -> None:
         self._threads.shutdown()
-        for cursor in (*self._vectors.values(), self._ids, self._others):
-            cursor.close()
 
     def _column(self, name: str) -> str:
         return str(Place(self._place.location, self._place.options, name))
@@ -211,12 +205,8 @@ class ParquetSource:
             return 0
         rows = min(self.rows, MEASURED)
         payload = self._others.read(0, rows).select(self._chosen.payload.names)
-        table, _ = self._data.table()
-        try:
-            stored = table.row_bytes([name for name in payload.column_names if name in self._data.stored])
-        finally:
-            table.close()
-        return int(max(payload.nbytes / rows, stored)) + 1
+        vectors = sum(column.dim * column.kind.dtype.itemsize for column in self._chosen.vectors.values())
+        return int(max(payload.nbytes / rows, self._data.table()[0].row_bytes - vectors)) + 1
 
     def _ranges(self, count: int) -> Iterator[tuple[int, int]]:
         """Rows of a sample, rising: as many as asked for, of few row groups where these have enough."""

@@ -13,21 +13,25 @@ from fct_fast.errors import StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.arrow import VectorType
 from fct_fast.gallery.stores.parquet.files import Input, arrow_errors
+from fct_fast.gallery.stores.parquet.footer import ChunkFacts, FooterError, chunk_facts, read_footer
 from fct_fast.gallery.stores.parquet.pages import Chunk
+from fct_fast.gallery.stores.parquet.thrift import Struct
 
 __all__ = ["IpcTable", "ParquetTable", "Table", "open_table"]
 
 BUFFER = 1 << 20  # bytes of a column chunk that Arrow holds at once
 _MAGIC = {b"PAR1": "parquet", b"PARE": "encrypted", b"ARRO": "ipc", b"FEA1": "feather 1", b"\xff\xff\xff\xff": "stream"}
-_CODECS = {"UNCOMPRESSED": "", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd"}
+_CODECS = {0: "", 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}  # of parquet.thrift
 _WIDTHS = {"FLOAT": 4}
 
 
 class Table:
-    """A file of rows in groups. rows: of each group; widths: bytes of a row by column, about."""
+    """A file of rows in groups. rows: of each group."""
 
     def __init__(self, file: Input, schema: pa.Schema, rows: Sequence[int]) -> None:
         self.file, self.schema, self.rows = file, schema, tuple(rows)
+        if min(rows, default=0) < 0:
+            raise StoreError(f"{file.path} is damaged: its footer speaks of {min(rows)} rows; restore it")
 
     def batches(self, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows of a group, at most `size` at once where that can be chosen."""
@@ -37,20 +41,20 @@ class Table:
         """Where the vectors of a group are, None where Arrow must find them."""
         return None
 
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        """Bytes that a row takes in the file, over these columns."""
-        raise NotImplementedError
+    @property
+    def row_bytes(self) -> float:
+        """Bytes that a row takes in the file, about."""
+        return self.file.size() / max(1, sum(self.rows))
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the largest piece that is read at once."""
         return 0
 
-    def close(self) -> None:
-        self.file.close()
-
 
 class ParquetTable(Table):
+    """leaves: the paths of the columns as Parquet has them, those of nested columns one by one."""
+
     def __init__(self, file: Input) -> None:
         self._reader = pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
         meta = self._reader.metadata
@@ -58,56 +62,55 @@ class ParquetTable(Table):
         known = {key: value for key, value in (meta.metadata or {}).items() if key != b"ARROW:schema"}
         schema, rows = self._reader.schema_arrow, [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         super().__init__(file, schema.with_metadata({**known, **(schema.metadata or {})} or None), rows)
-        self._leaves: dict[str, list[int]] = {}
-        for number in range(meta.num_columns):
-            self._leaves.setdefault(meta.schema.column(number).path.split(".")[0], []).append(number)
+        self.leaves: list[str] = [meta.schema.column(number).path for number in range(meta.num_columns)]
+        self._footer: Struct | None = None
+        self._leaves_of: dict[str, list[int]] = {}
+        for number, path in enumerate(self.leaves):
+            self._leaves_of.setdefault(path.split(".")[0], []).append(number)
 
     def batches(self, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         return iter(self._reader.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=True))
 
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """All rows of some columns at once."""
+        return self._reader.read(list(columns))
+
     def chunk(self, group: int, column: str, kind: VectorType, dim: int) -> Chunk | None:
-        meta, leaves = self._reader.metadata, self._leaves.get(column, [])
-        if len(leaves) != 1:  # also of a name with a dot in it
+        leaves = self._leaves_of.get(column, [])
+        found = self._described(group, leaves[0]) if len(leaves) == 1 else None  # more: a name with a dot in it
+        if found is None or found.codec not in _CODECS:
             return None
-        leaf, found = meta.schema.column(leaves[0]), meta.row_group(group).column(leaves[0])
-        width = _WIDTHS.get(leaf.physical_type, leaf.length)
-        values = 1 if kind.form == "binary" else dim
-        rows = self.rows[group]
-        if (
-            width * values != dim * kind.dtype.itemsize
-            or found.num_values != rows * values
-            or leaf.max_repetition_level != (kind.form != "binary")
-            or found.compression not in _CODECS
-            or found.file_path
-        ):
-            return None
-        start = found.data_page_offset
-        if found.dictionary_page_offset:
-            start = min(start, found.dictionary_page_offset)
-        size, length = found.total_compressed_size, self.file.size()
-        if not 0 < start <= start + size <= length:
-            return None
-        return Chunk(
+        leaf, values = self._reader.metadata.schema.column(leaves[0]), 1 if kind.form == "binary" else dim
+        chunk = Chunk(
             where=f"{self.file.path}#{column}",
-            offset=start,
-            size=size,
-            values=found.num_values,
-            width=width,
+            offset=found.offset,
+            size=found.size,
+            values=found.values,
+            width=_WIDTHS.get(leaf.physical_type, leaf.length),
             dim=values,
-            codec=_CODECS[found.compression],
+            codec=_CODECS[found.codec],
             max_rep=leaf.max_repetition_level,
             max_def=leaf.max_definition_level,
         )
+        fits = chunk.width * values == dim * kind.dtype.itemsize and chunk.values == self.rows[group] * values
+        inside = 0 < chunk.offset < chunk.end <= self.file.size()
+        return chunk if fits and inside and chunk.max_rep == (kind.form != "binary") else None
 
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        meta, total = self._reader.metadata, 0
-        for leaf in (leaf for name in columns for leaf in self._leaves.get(name, [])):
-            total += sum(meta.row_group(g).column(leaf).total_uncompressed_size for g in range(meta.num_row_groups))
+    @property
+    def row_bytes(self) -> float:
+        meta = self._reader.metadata
+        total = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
         return float(total / max(1, meta.num_rows))
 
-    def close(self) -> None:
-        self._reader.close(force=True)
-        super().close()
+    def _described(self, group: int, leaf: int) -> ChunkFacts | None:
+        """What the footer says of a column chunk. (pyarrow has calls for this, which end the process over a footer that
+        is damaged in some ways.)"""
+        try:
+            if self._footer is None:
+                self._footer = read_footer(self.file)
+            return chunk_facts(self._footer, group, leaf)
+        except FooterError:
+            return None
 
 
 class IpcTable(Table):
@@ -123,20 +126,16 @@ class IpcTable(Table):
         super().__init__(file, schema, [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)])
 
     def batches(self, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-        batch = self._reader(self.schema, columns).get_batch(group)
-        batch.validate(full=True)  # offsets out of bounds would end the process, not raise
+        with arrow_errors(self.file.path):
+            batch = self._reader(self.schema, columns).get_batch(group)
+            batch.validate(full=True)  # offsets out of bounds would end the process, not raise
         for start in range(0, batch.num_rows, size):
             yield batch.slice(start, size)
 
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        group = max(range(len(self.rows)), key=lambda i: self.rows[i], default=None)
-        if group is None or not columns:
-            return 0.0
-        return float(sum(batch.nbytes for batch in self.batches(group, columns, 1 << 30)) / max(1, self.rows[group]))
-
     @property
     def held_bytes(self) -> int:
-        return int(self.row_bytes(self.schema.names) * max(self.rows, default=0))
+        """Of the largest batch, if the file was twice its size before it was compressed."""
+        return 2 * self.file.size() * max(self.rows, default=0) // max(1, sum(self.rows))
 
     def _reader(self, schema: pa.Schema, columns: Sequence[str]) -> Any:
         wanted = tuple(columns)
@@ -149,18 +148,14 @@ class IpcTable(Table):
 def open_table(path: Path, fs: FileSystem) -> Table:
     """Open a file. Raises StoreError for one that is damaged or of another format."""
     file = Input(path, fs)
-    try:
-        kind = _MAGIC.get(bytes(file.read(4)), "")
-        file.seek(0)
-        with arrow_errors(path):
-            if kind == "parquet":
-                return ParquetTable(file)
-            if kind == "ipc":
-                return IpcTable(file)
-        raise StoreError(f"{path} {_OTHERS[kind]}")
-    except BaseException:
-        file.close()
-        raise
+    kind = _MAGIC.get(bytes(file.read(4)), "")
+    file.seek(0)
+    with arrow_errors(path):
+        if kind == "parquet":
+            return ParquetTable(file)
+        if kind == "ipc":
+            return IpcTable(file)
+    raise StoreError(f"{path} {_OTHERS[kind]}")
 
 
 _OTHERS = {

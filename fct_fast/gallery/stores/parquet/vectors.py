@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from fct_fast.gallery.stores.parquet.cursor import BATCH, Cursor, File, Group, n
 from fct_fast.gallery.stores.parquet.pages import Unusual
 from fct_fast.gallery.stores.protocol import Array
 
-__all__ = ["VectorCursor", "Vectors"]
+__all__ = ["GroupVectors", "VectorCursor", "Vectors"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,14 @@ class VectorCursor(Cursor):
     def __init__(self, files: Sequence[File], column: Vectors, fs: FileSystem) -> None:
         super().__init__(files, fs)
         self._column = column
-        self._reader: _Reader
+        self._vectors: GroupVectors
 
     def read(self, start: int, stop: int) -> Array:
         """Rows start to stop."""
         out = np.empty((stop - start, self._column.dim), self._column.kind.dtype)
         done = 0
         for count in self.spans(start, stop):
-            part = out[done : done + count]
-            try:
-                self._reader.fill(part)
-            except Unusual:
-                self._leave_to_arrow(self.row)
-                self._reader.fill(part)
+            self._vectors.fill(out[done : done + count])
             self.row += count
             done += count
         return out
@@ -61,31 +55,44 @@ class VectorCursor(Cursor):
         return out[places]
 
     def begin(self, group: Group) -> None:
-        column = self._column
+        self._vectors = GroupVectors(group, self._column)
+
+    def skip(self, rows: int) -> None:
+        self._vectors.skip(rows)
+
+
+class GroupVectors:
+    """The vectors of one row group, one after the other."""
+
+    def __init__(self, group: Group, column: Vectors) -> None:
+        self._group, self._column, self._row = group, column, 0
         chunk = group.table.chunk(group.number, column.name, column.kind, column.dim)
+        self._reader: _Pages | _Batches
         if chunk is None:
             self._reader = _Batches(group, column)
         else:
             self._reader = _Pages(ChunkReader(chunk, group.table.file.read_at), chunk.dim)
 
+    def fill(self, out: Array) -> None:
+        """The next rows, into `out` [n, dim]."""
+        try:
+            self._reader.fill(out)
+        except Unusual:
+            self._leave_to_arrow(self._row)
+            self._reader.fill(out)
+        self._row += len(out)
+
     def skip(self, rows: int) -> None:
+        """Leave out rows; they are checked all the same."""
         try:
             self._reader.skip(rows)
         except Unusual:
-            self._leave_to_arrow(self.row + rows)
+            self._leave_to_arrow(self._row + rows)
+        self._row += rows
 
     def _leave_to_arrow(self, row: int) -> None:
-        """Go on in the open group, from a row on, as Arrow reads it."""
-        self._reader = _Batches(self.group, self._column)
+        self._reader = _Batches(self._group, self._column)
         self._reader.skip(row)
-
-
-class _Reader(Protocol):
-    """The rows of one group, one after the other."""
-
-    def fill(self, out: Array) -> None: ...
-
-    def skip(self, rows: int) -> None: ...
 
 
 class _Pages:
@@ -102,7 +109,7 @@ class _Pages:
 class _Batches:
     def __init__(self, group: Group, column: Vectors) -> None:
         self._batches = group.table.batches(group.number, [column.name], BATCH)
-        self._column, self._path = column, group.file.path
+        self._column, self._path = column, group.table.file.path
         self._row = group.first  # of the next batch, in the file
         self._left = np.empty((0, column.dim), column.kind.dtype)
 
