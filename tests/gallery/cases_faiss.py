@@ -18,7 +18,7 @@ def putting(kind: str, metric: int = faiss.METRIC_INNER_PRODUCT) -> Callable[[Pa
     def put(folder: Path, rows: Rows, with_ids: bool) -> Mapping[str, str]:
         in_lists = kind.startswith("IVF")
         index = faiss.index_factory(rows.old.shape[1], kind if in_lists or not with_ids else f"IDMap,{kind}", metric)
-        index.train(rows.old[np.isfinite(rows.old).all(axis=1)])  # FAISS adds NaN, but does not learn from it
+        index.train(rows.old)
         side = rows.side
         if with_ids:
             index.add_with_ids(rows.old, rows.ids)

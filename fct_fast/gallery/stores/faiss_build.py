@@ -7,8 +7,9 @@ is, too. Before, threads linked rows in the order in which they got to run, and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,25 @@ def _threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def write_index(index: Any, write: Callable[[bytes], None]) -> None:
-    """Hand the bytes of an index to `write`, in blocks; what it raises comes out."""
-    block = bytearray()
+def write_index(index: Any, path: Path, fs: FileSystem) -> str:
+    """Write an index as the file `path`, anew, and put it on disk; returns its SHA-256 (hex). Raises StoreError."""
+    sha, block, size = hashlib.sha256(), bytearray(), 0
+    fs.remove(path)
+    fd = fs.open_file(path, write=True)
 
-    def take(data: bytes) -> None:
+    def put(data: bytes) -> None:
+        nonlocal size
         block.extend(data)
-        if len(block) >= _BLOCK:
-            write(bytes(block))
+        if len(block) >= _BLOCK or not data:
+            fs.write_at(fd, path, block, size)
+            sha.update(block)
+            size += len(block)
             block.clear()
 
-    faiss.write_index(index, faiss.PyCallbackIOWriter(take, _BLOCK))
-    write(bytes(block))
+    try:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(put, _BLOCK))  # what `put` raises comes out
+        put(b"")
+        fs.flush(fd, path)
+    finally:
+        fs.close_file(fd, path)
+    return sha.hexdigest()

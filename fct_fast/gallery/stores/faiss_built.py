@@ -23,21 +23,14 @@ _BLOCK = 4 << 20
 
 
 class BuiltIndex:
-    """The index at `path`, whose SHA-256 is in the file `digest`. order: a .npy file of the ids in the order of the
-    job, None where they rise or are kept in that order. Raises CorruptError where the files are not as they were built,
-    StoreError where they cannot be read."""
+    """The index at `path`. digest: the file with its SHA-256, and the name that it has there. order: a .npy file of
+    the ids in the order of the job, None where they rise or are kept in that order. Raises CorruptError where the files
+    are not as they were built, StoreError where they cannot be read."""
 
     _order: I64 | None
 
-    def __init__(self, path: Path, digest: Path, order: Path | None, fs: FileSystem) -> None:
-        found, wanted = _file_digest(path, fs), bytearray(64)
-        fd = fs.open_file(digest)
-        try:
-            fs.read_at(fd, digest, memoryview(wanted), 0)
-        finally:
-            fs.close_file(fd, digest)
-        if wanted != found.encode():
-            raise CorruptError(f"{path} is not as it was built: its SHA-256 is not the one in {digest}")
+    def __init__(self, path: Path, digest: tuple[Path, str], order: Path | None, fs: FileSystem) -> None:
+        _require_intact(path, *digest, fs)
         self._path, self._order = path, None
         try:
             self._rows = OrderedRows(path, fs)
@@ -65,6 +58,19 @@ class BuiltIndex:
 def digest_line(digest: str, name: str) -> bytes:
     """The content of a digest file, as `sha256sum -c` reads it."""
     return f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
+
+
+def _require_intact(path: Path, note: Path, name: str, fs: FileSystem) -> None:
+    wanted = digest_line(_file_digest(path, fs), name)
+    found = bytearray(len(wanted))
+    fd = fs.open_file(note)
+    try:
+        size = os.fstat(fd).st_size
+        fs.read_at(fd, note, memoryview(found)[:size], 0)
+    finally:
+        fs.close_file(fd, note)
+    if found != wanted or size != len(wanted):
+        raise CorruptError(f"{path} is not as it was built: its SHA-256 is not the one in {note}")
 
 
 def _file_digest(path: Path, fs: FileSystem) -> str:

@@ -49,11 +49,12 @@ class Codec:
         """Rows [n, dim] of codes [n, code_size] that lie in `lists` [n], which only matters for an IVF."""
         rows: F32 = codes.view(np.float32) if self.quantiser is None else self._decoded(codes, lists)
         if self._undone:
-            wide = rows.astype(np.float64)
-            for offset, matrix in self._undone:
-                wide -= offset
-                wide = wide if matrix is None else wide @ matrix
-            rows = wide.astype(np.float32)
+            with np.errstate(all="ignore"):  # rows that are NaN or Inf stay so, and are found by others
+                wide = rows.astype(np.float64)
+                for offset, matrix in self._undone:
+                    wide -= offset
+                    wide = wide if matrix is None else wide @ matrix
+                rows = wide.astype(np.float32)
         return rows
 
     def _decoded(self, codes: U8, lists: npt.NDArray[np.int64]) -> F32:

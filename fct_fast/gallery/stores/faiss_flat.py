@@ -46,13 +46,16 @@ class FlatFile:
             return self._ids_at + 8 * stop
         return len(self._head) + 4 * stop * self.dim
 
-    def create(self, path: Path, fs: FileSystem) -> None:
-        """Begin a file, unless it is there, and put all of it on disk that is no row."""
+    def open(self, path: Path, fs: FileSystem) -> int:
+        """A file to write rows to, which is created where it is missing; all of it that is no row is put in order, also
+        where it was damaged. On disk after the next `write`."""
         if not path.exists():
             fs.write_atomic(path, self._head)
-        with _opened(path, fs, write=True) as fd:
-            fs.write_at(fd, path, self._tail, self._ids_at - len(self._tail))
-            fs.flush(fd, path)
+        fd = fs.open_file(path, write=True)
+        fs.write_at(fd, path, self._head, 0)
+        fs.write_at(fd, path, self._tail, self._ids_at - len(self._tail))
+        fs.shorten(fd, path, self.size(self.rows))
+        return fd
 
     def write(self, fd: int, path: Path, fs: FileSystem, start: int, rows: F32, ids: I64 | None) -> None:
         """Put rows [n, dim] and ids [n] where they belong, and on disk."""

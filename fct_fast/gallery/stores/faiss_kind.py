@@ -43,7 +43,8 @@ class Kind:
                 raise ConfigError(f"{where} has the option {name!r:.80}; a FAISS index takes {' and '.join(OPTIONS)}")
         form: Mapping[str, Any] = layout.form if layout.form.get("store") == "faiss" else {}
         asked = place.options.get("index")
-        text, metric = asked or str(form.get("index", "Flat")), place.options.get("metric", form.get("metric", "ip"))
+        text = str(form.get("index", "Flat")) if asked is None else asked
+        metric = place.options.get("metric", form.get("metric", "ip"))
         if metric not in get_args(Metric):
             raise ConfigError(f"metric={metric!r:.80} of {where} is none; choose ip (inner product) or l2")
         match = _PATTERN.fullmatch(text)
@@ -64,7 +65,7 @@ class Kind:
         elif not lists:
             id_map = id_map or "IDMap"
         used = ("nprobe",) if lists else ("efSearch", "efConstruction") if neighbours else ()
-        known = {} if asked else {name: form[name] for name in used if isinstance(form.get(name), int)}
+        known = {} if asked is not None else {name: form[name] for name in used if isinstance(form.get(name), int)}
         return cls(metric, id_map, lists, neighbours, {k: v for k, v in known.items() if 1 <= v <= _MOST[k]})
 
     @property

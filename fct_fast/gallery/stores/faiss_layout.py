@@ -47,11 +47,12 @@ class Index:
     """An index, or one inside another.
 
     kind: as `faiss.index_factory` names it, nearly. plain: the kind that holds the same rows whole, which a sink can
-    build. start: its first byte. rows, dim, metric. code_size: bytes of a row. sizes, offsets, id_offsets: of each run
-    of codes the number of rows, the byte where it begins, and where its ids begin: one run without ids, or one for each
-    inverted list. id_map: the bytes of the ids of all rows, by position. codec: a FAISS index without rows that decodes
-    the codes, () where they are float32. transform: the same of what was applied to rows before. settings: what FAISS
-    stores for searching and building, by its names. stop: the size of the file, known of the outermost index.
+    build. start: its first byte. rows, dim, metric; counted: rows as FAISS counts them. code_size: bytes of a row.
+    sizes, offsets, id_offsets: of each run of codes the number of rows, the byte where it begins, and where its ids
+    begin: one run without ids, or one for each inverted list. id_map: the bytes of the ids of all rows, by position.
+    codec: a FAISS index without rows that decodes the codes, () where they are float32. transform: the same of what was
+    applied to rows before. settings: what FAISS stores for searching and building, by its names. stop: the size of the
+    file, known of the outermost index.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Index:
     dim: int
     rows: int
     metric: Metric
+    counted: int
     code_size: int = 0
     sizes: I64 = field(default_factory=lambda: _NONE)
     offsets: I64 = field(default_factory=lambda: _NONE)
@@ -121,7 +123,7 @@ def _header(at: Cursor, start: int, kind: str) -> Index:
             f"rows are compared by one of these two"
         )
     at.require(1 <= dim <= _MAX_DIM and rows >= 0 and trained, f"it says {rows} rows of {dim} values")
-    return Index(kind, kind, start, dim, rows, _METRICS[metric])
+    return Index(kind, kind, start, dim, rows, _METRICS[metric], rows)
 
 
 def _one_run(at: Cursor, index: Index, codes: range, code_size: int) -> Index:
@@ -177,8 +179,9 @@ def _inverted(at: Cursor, start: int, name: str, depth: int) -> Index:
     empty = b"ilar" + struct.pack("<QQ", lists, code_size) + b"sprs" + bytes(8)
     codec = _rowless(index, head, bytes(9), range(middle, at.at), empty) if kind != "Flat" else ()
     sizes = list_sizes(at, lists, code_size)
-    at.require(sizes.sum(dtype=np.float64) == index.rows, f"it says {index.rows} rows, but its lists have others")
-    base = at.skip(index.rows * (code_size + 8)).start
+    held = float(sizes.sum(dtype=np.float64))  # FAISS counts rows with NaN, too, and puts them in no list
+    at.require(held <= index.rows, f"it says {index.rows} rows, but its lists have {held:.0f}")
+    base = at.skip(int(held) * (code_size + 8)).start
     offsets = base + (np.cumsum(sizes) - sizes) * (code_size + 8)
     graph = coarse.kind if coarse.kind.startswith("HNSW") else ""
     cells = f"IVF{lists}" + (f"_{graph}" if graph else "")
@@ -186,6 +189,7 @@ def _inverted(at: Cursor, start: int, name: str, depth: int) -> Index:
         index,
         kind=f"{cells},{kind}",
         plain=f"{cells},Flat",
+        rows=int(held),
         code_size=code_size,
         sizes=sizes,
         offsets=offsets,
@@ -225,8 +229,8 @@ def _mapped(at: Cursor, start: int, name: str, depth: int) -> Index:
     inner = _index(at, depth + 1)
     ids = at.vector(8)
     at.require(
-        (inner.rows, inner.dim, len(ids)) == (outer.rows, outer.dim, 8 * outer.rows) and not inner.id_map,
-        f"it says {outer.rows} rows, holds {inner.rows} and {len(ids) // 8} ids",
+        (inner.counted, inner.dim, len(ids)) == (outer.rows, outer.dim, 8 * outer.rows) and not inner.id_map,
+        f"it says {outer.rows} rows, holds {inner.counted} and {len(ids) // 8} ids",
     )
     return dataclasses.replace(
         inner, kind=f"{name},{inner.kind}", plain=f"{name},{inner.plain}", start=start, metric=outer.metric, id_map=ids
@@ -240,7 +244,7 @@ def _transformed(at: Cursor, start: int, depth: int) -> Index:
     names = [transform(at, outer.dim) for _ in range(count)]
     undone = _rowless(outer, range(start + 37, at.at), b"null") if names else ()
     inner = _index(at, depth + 1)
-    at.require((inner.rows, inner.dim) == (outer.rows, outer.dim) and not inner.transform, "its parts do not fit")
+    at.require((inner.counted, inner.dim) == (outer.rows, outer.dim) and not inner.transform, "its parts do not fit")
     kind = ",".join([*names, inner.kind])
     return dataclasses.replace(inner, kind=kind, start=start, metric=outer.metric, transform=undone)
 
@@ -251,7 +255,7 @@ def _refined(at: Cursor, start: int, depth: int) -> Index:
     base, fine = _index(at, depth + 1), _index(at, depth + 1)
     at.field("f")
     at.require(
-        base.rows == fine.rows == outer.rows and base.dim == fine.dim == outer.dim and fine.plain == "Flat",
+        base.counted == fine.rows == outer.rows and base.dim == fine.dim == outer.dim and fine.plain == "Flat",
         "its two indexes do not have the same rows",
     )
     kind = f"{base.kind},Refine({fine.kind})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import faiss
@@ -32,16 +33,20 @@ def expected_error(quantiser: Any, codes: U8, rows: F32) -> float | None:
 
     quantiser: a FAISS index. codes [n, code_size] and rows [n, dim]: a sample of what it holds, and decoded.
     """
-    squares = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64)) / max(1, len(rows))
-    if isinstance(quantiser, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)):
-        error: float | None = _scalar_error(quantiser.sq, codes)
-    else:
-        error = _product_error(quantiser.pq, codes)
-    return None if error is None or not squares > 0 else float(np.sqrt(error / squares))
+    with np.errstate(all="ignore"):  # of a damaged file
+        squares = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64)) / max(1, len(rows))
+        if isinstance(quantiser, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)):
+            error: float | None = _scalar_error(quantiser.sq, codes)
+        else:
+            error = _product_error(quantiser.pq, codes)
+    if error is None or not math.isfinite(error) or not 0 < squares < math.inf:
+        return None
+    return math.sqrt(error / squares)
 
 
 def _scalar_error(sq: Any, codes: U8) -> float:
-    """A row's expected squared error: each value lies anywhere between two steps."""
+    """A row's expected squared error: each value lies anywhere between two steps. Values beyond the range that was
+    learned lose more, and so do values that crowd at a step's end, which no file tells."""
     if sq.qtype == _FP16:
         return _rounding(codes.view("<f2").astype(np.float64), 10)
     if sq.qtype == _BF16:

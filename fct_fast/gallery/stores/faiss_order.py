@@ -81,8 +81,11 @@ class OrderedRows:
     def _order_lists(self, ids: I64) -> None:
         self._slots = np.argsort(ids, kind="stable")
         ids = ids[self._slots]
-        if np.array_equal(ids, np.arange(len(ids))):
+        if len(ids) == self.index.counted and np.array_equal(ids, np.arange(len(ids))):
             return
         if self._ids is not None:
-            raise CorruptError(f"{self._path} is damaged: its lists hold other rows than it has ids of; restore it")
+            raise CorruptError(
+                f"{self._path} does not have each of its {self.index.counted} rows in a list once, as FAISS leaves it "
+                f"when rows hold NaN; build it anew without such rows"
+            )
         self._ids = ids

@@ -1,14 +1,7 @@
 """Writing a gallery as a FAISS index file.
 
 Rows go to their places in a Flat index beside the final one (`faiss_flat`). Where Flat is what was asked for, that file
-is renamed at the end; else an IVF or HNSW index is built from it, and it is removed. At each moment one file holds all
-that was committed, and the names that are there tell which:
-
-    new.faiss.rows.partial-TOKEN    the rows, while another index is to be built from them
-    new.faiss.partial-TOKEN         the finished index; of a Flat one, also while rows are written
-    new.faiss.sha256                of what was built: its digest, since the rows alone do not vouch for a graph
-    new.faiss.ids.npy               where the lists of an IVF keep ids that did not rise: the ids in the order of rows
-    new.space.json, new.faiss       the fingerprint, and last the gallery
+is renamed at the end; else an IVF or HNSW index is built from it, and it is removed (`faiss_names` has the steps).
 """
 
 from __future__ import annotations
@@ -30,9 +23,9 @@ from fct_fast.gallery.stores.faiss_built import BuiltIndex, digest_line
 from fct_fast.gallery.stores.faiss_cost import build_bytes, build_seconds, index_bytes
 from fct_fast.gallery.stores.faiss_flat import FlatFile
 from fct_fast.gallery.stores.faiss_kind import Kind
-from fct_fast.gallery.stores.faiss_source import beside_space
+from fct_fast.gallery.stores.faiss_names import Names, beside_space
 from fct_fast.gallery.stores.npy import read_space, space_bytes
-from fct_fast.gallery.stores.npy_column import byte_view, space_path
+from fct_fast.gallery.stores.npy_column import byte_view
 from fct_fast.gallery.stores.npy_format import npy_header
 from fct_fast.gallery.stores.place import Place, absolute
 from fct_fast.gallery.stores.protocol import Array, Capabilities, Layout, Loaded, Shard
@@ -51,7 +44,7 @@ class FaissSink:
     capabilities = Capabilities(atomic_swap=True, ids=True, payload=False, snapshot=False)
 
     def __init__(self, place: Place, layout: Layout, token: str, fs: FileSystem) -> None:
-        self._path, self._layout, self._token, self._fs = absolute(place.path), layout, token, fs
+        self._path, self._layout, self._fs = absolute(place.path), layout, fs
         self._options = place.options
         if layout.dtype != np.float32:
             raise ConfigError(
@@ -65,12 +58,10 @@ class FaissSink:
         self._kind = kind = Kind.of(place, layout)
         ids = (kind.id_map or "IDMap") if layout.ids_dtype is not None else ""
         self._flat = FlatFile(layout.rows, layout.dim, kind.metric, ids)
-        self._digest, self._order, self._rows = (
-            self._path.with_name(self._path.name + ending) for ending in (".sha256", ".ids.npy", ".rows")
-        )
-        self._space = space_path(beside_space(self._path))
+        self._names = Names(self._path, token, kind.flat)
         self._open: tuple[Path, int] | None = None
-        self._built: tuple[tuple[int, ...], BuiltIndex] | None = None
+        self._built: tuple[list[tuple[int, int, int]], BuiltIndex] | None = None
+        self._again: set[int] = set()  # shards that were written again after an index had been built
 
     @property
     def place(self) -> str:
@@ -102,42 +93,34 @@ class FaissSink:
         return (f"{self._path} is built by one thread, so that equal rows give an equal index (FAISS before 1.15.1).",)
 
     def refuse_existing(self) -> None:
-        for path in self._finals():
+        for path in self._names.finals:
             if path.exists():
                 raise StoreError(f"{path} already exists and is not of this job; remove it or choose another sink")
 
     def begin(self) -> None:
         self._fs.make_folder(self._path.parent)
         self._fs.flush_folder(self._path.parent)  # a process that was killed may have renamed without
-        if self.published:
-            return
-        started = tuple(f".{self._partial(path).name}." for path in (*self._finals(), self._rows))
-        for path in self._path.parent.iterdir():  # of a process that was killed
-            if path.name.startswith(started) and path.name.endswith(".tmp"):
-                self._fs.remove(path)
-        path, flat = self._current()
-        if flat:
-            self._flat.create(path, self._fs)
+        for path in self._names.leftovers():
+            self._fs.remove(path)
+        if not self.published:
+            path, flat = self._names.holder()
+            if flat:
+                self._open_rows(path)
 
     def write(self, shard: Shard, new: Array, ids: Array | None, payload: pa.Table | None) -> bytes:
-        path, flat = self._current()
-        if not flat:
-            raise StoreError(
-                f"{path} is finished, and rows of a built index are not written again; delete it and the job, and run "
-                f"the same command"
-            )
-        if not self._kind.flat:
-            self._fs.remove(self._partial(self._path))  # it was built from other rows
-        if self._open is None or self._open[0] != path:
-            self.close()
-            self._open = path, self._fs.open_file(path, write=True)
+        path, flat = self._names.holder()
+        if flat and not self._kind.flat:
+            self._fs.remove(self._names.partial(self._path))  # it was built from other rows
         rows = np.ascontiguousarray(new, np.float32)
         numbers = None if ids is None else self._as_int64(ids)
-        self._flat.write(self._open[1], path, self._fs, shard.start, rows, numbers)
+        path = path if flat else self._names.again
+        self._flat.write(self._open_rows(path), path, self._fs, shard.start, rows, numbers)
+        if not flat:
+            self._build_again(shard)
         return _digest(rows, numbers)
 
     def load(self, shard: Shard) -> Loaded:
-        path, flat = self._current()
+        path, flat = self._names.holder()
         if flat:
             rows, ids = self._flat.read(path, self._fs, shard.start, shard.stop)
         else:
@@ -148,7 +131,7 @@ class FaissSink:
         return Loaded(rows, ids.astype(kept), None, _digest(rows, ids))
 
     def fault(self, shards: Collection[int]) -> str | None:
-        path, flat = self._current()
+        path, flat = self._names.holder()
         needed = self._layout.rows * self._layout.row_bytes
         if flat:
             needed = self._flat.size(self._layout.shard(max(shards)).stop if shards else 0)
@@ -156,23 +139,23 @@ class FaissSink:
         return f"{path} has {size} bytes, but at least {needed} were committed" if size < needed else None
 
     def where(self, shard: Shard) -> str:
-        return f"{self._current()[0]}, rows {shard.start} to {shard.stop - 1}"
+        return f"{self._names.holder()[0]}, rows {shard.start} to {shard.stop - 1}"
 
     def publish(self, space: SpaceFingerprint | None) -> None:
         if self.published:
             return
         self.close()
         self._refuse_other(self._path)
-        staged, partial = self._partial(self._rows), self._partial(self._path)
-        if staged.exists():
-            if not partial.exists():
-                self._build(staged, partial)
-            self._fs.remove(staged)
+        names = self._names
+        if names.rows.exists():
+            if not names.partial(self._path).exists():
+                self._build(names.rows)
+            self._fs.remove(names.rows)
             self._fs.flush_folder(self._path.parent)
         if space is not None:
-            self._fs.write_atomic(self._partial(self._space), space_bytes(space))
-        for final in self._finals():
-            partial = self._partial(final)
+            self._fs.write_atomic(names.partial(names.space), space_bytes(space))
+        for final in names.finals:
+            partial = names.partial(final)
             if not partial.exists():
                 continue
             if final != self._path and final.exists() and final.read_bytes() == partial.read_bytes():
@@ -183,7 +166,7 @@ class FaissSink:
 
     @property
     def published(self) -> bool:
-        return self._path.exists() and not any(self._partial(path).exists() for path in (self._path, self._rows))
+        return self._names.published
 
     @property
     def space(self) -> SpaceFingerprint | None:
@@ -191,7 +174,7 @@ class FaissSink:
 
     def state(self) -> str:
         sha = hashlib.sha256()
-        for path in self._finals():
+        for path in self._names.finals:
             if path.exists():
                 stat = path.stat()
                 sha.update(os.fsencode(path.name) + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
@@ -202,38 +185,49 @@ class FaissSink:
             (path, fd), self._open = self._open, None
             self._fs.close_file(fd, path)
 
-    def _build(self, staged: Path, partial: Path) -> None:
-        index, ids = build_index(self._kind, self._flat, staged, self._fs)
-        temp, sha, size = partial.with_name(f".{partial.name}.built.tmp"), hashlib.sha256(), 0
-        self._fs.remove(temp)
-        fd = self._fs.open_file(temp, write=True)
+    def _open_rows(self, path: Path) -> int:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, self._flat.open(path, self._fs)
+        return self._open[1]
 
-        def write(data: bytes) -> None:
-            nonlocal size
-            self._fs.write_at(fd, temp, data, size)
-            sha.update(data)
-            size += len(data)
-
-        try:
-            write_index(index, write)
-            self._fs.flush(fd, temp)
-        finally:
-            self._fs.close_file(fd, temp)
+    def _build(self, rows: Path) -> None:
+        """Build the index from a Flat one, and put it in the place of the unfinished one, or of one that was damaged:
+        there, equal rows give the index that it was."""
+        names, finished = self._names, self.published
+        index, ids = build_index(self._kind, self._flat, rows, self._fs)
+        partial = names.partial(self._path)
+        temp = partial.with_name(f".{partial.name}.built.tmp")
+        digest = write_index(index, temp, self._fs)
+        self._fs.write_atomic(names.partial(names.digest), digest_line(digest, self._path.name))
         if ids is not None and self._kind.own_ids and not (ids[1:] > ids[:-1]).all():
-            self._fs.write_atomic(self._partial(self._order), npy_header(ids.dtype, ids.shape), byte_view(ids))
-        self._fs.write_atomic(self._partial(self._digest), digest_line(sha.hexdigest(), self._path.name))
-        self._fs.publish(temp, partial)
+            self._fs.write_atomic(names.partial(names.order), npy_header(ids.dtype, ids.shape), byte_view(ids))
+        if finished:
+            for note in (names.digest, names.order):
+                if names.partial(note).exists():
+                    self._fs.publish(names.partial(note), note)
+        self._fs.publish(temp, self._path if finished else partial)
+
+    def _build_again(self, shard: Shard) -> None:
+        """Once all rows of a built index that was damaged have been written again, build it again."""
+        self._again.add(shard.index)
+        if len(self._again) == self._layout.shards:
+            self.close()
+            self._build(self._names.again)
+            self._fs.remove(self._names.again)
+            self._again.clear()
 
     def _read_built(self, path: Path) -> BuiltIndex:
-        """The index at `path`, looked through once, and again when it has changed."""
-        digest, order = (self._partial(final) for final in (self._digest, self._order))
-        digest, order = (digest if digest.exists() else self._digest), (order if order.exists() else self._order)
-        stat = path.stat()
-        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if self._built is None or self._built[0] != seen:
-            self._built = None
-            self._built = seen, BuiltIndex(path, digest, order if order.exists() else None, self._fs)
-        return self._built[1]
+        """The index at `path`, looked through once, and again when a file of it has changed."""
+        digest, order = (self._names.current(final) for final in (self._names.digest, self._names.order))
+        stats = [file.stat() for file in (path, digest, order) if file.exists()]
+        seen = [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+        if self._built is not None and self._built[0] == seen:
+            return self._built[1]
+        self._built = None  # so that two are never held at once
+        found = BuiltIndex(path, (digest, self._path.name), order if order.exists() else None, self._fs)
+        self._built = seen, found
+        return found
 
     def _as_int64(self, ids: Array) -> npt.NDArray[np.int64]:
         numbers = np.ascontiguousarray(ids, np.int64)
@@ -242,23 +236,6 @@ class FaissSink:
                 f"{self._path} cannot keep the id {ids.max()}, as those of FAISS are signed 64-bit integers"
             )
         return numbers
-
-    def _current(self) -> tuple[Path, bool]:
-        """The file that holds the rows at this moment, and whether it is the Flat one that they were written to."""
-        partial = self._partial(self._path)
-        if self._kind.flat:
-            return (self._path if self._path.exists() and not partial.exists() else partial), True
-        staged = self._partial(self._rows)
-        if staged.exists() or not (partial.exists() or self._path.exists()):
-            return staged, True
-        return (partial if partial.exists() else self._path), False
-
-    def _finals(self) -> list[Path]:
-        """What appears at the end, the gallery itself last."""
-        return [*([] if self._kind.flat else [self._digest, self._order]), self._space, self._path]
-
-    def _partial(self, final: Path) -> Path:
-        return final.with_name(f"{final.name}.partial-{self._token}")
 
     def _refuse_other(self, final: Path) -> None:
         if final.exists():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fct_fast.errors import ConfigError, ShapeError, SpaceError, StoreError
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores.faiss_loss import expected_error
+from fct_fast.gallery.stores.faiss_names import beside_space
 from fct_fast.gallery.stores.faiss_order import OrderedRows
 from fct_fast.gallery.stores.ids import require_unique
 from fct_fast.gallery.stores.npy import read_space
@@ -21,7 +22,7 @@ from fct_fast.gallery.stores.place import Place, absolute
 from fct_fast.gallery.stores.protocol import Array, Capabilities, Rows, Shard, spread
 from fct_fast.space import SpaceFingerprint
 
-__all__ = ["FaissSource", "beside_space"]
+__all__ = ["FaissSource"]
 
 _LOOKED_AT = 1024  # rows by which the error of a lossy quantiser is estimated
 
@@ -140,6 +141,11 @@ class FaissSource:
 
     def _notes(self) -> Iterator[str]:
         index, old, stored = self._ordered.index, self._paths["old"], self._ordered.stored
+        if index.rows < index.counted:
+            yield (
+                f"{old} lacks {index.counted - index.rows} of the {index.counted} rows that were added to it: FAISS "
+                f"puts a row with NaN in no list."
+            )
         if index.transform:
             yield f"{old} holds its rows transformed ({index.kind}); they are turned back, which only rounds them."
         if "L2norm" in index.kind:
@@ -155,8 +161,3 @@ class FaissSource:
             f"{old} holds its rows as codes ({index.kind}), so they come out as approximations: {size}. Use the "
             f"original embeddings where you have them."
         )
-
-
-def beside_space(index: Path) -> Path:
-    """What `read_space` takes, so that the fingerprint of `x.faiss` is `x.space.json`."""
-    return index.with_suffix(".npy")
