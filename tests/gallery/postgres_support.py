@@ -241,10 +241,10 @@ def write(sink: Sink, source: Any, layout: Layout) -> None:
         assert sink.load(shard).digest == digest
 
 
-def written(source: Any, place: str, dtype: str = "<f4", dim: int = NEW_DIM) -> Any:
+def written(source: Any, place: str, dtype: str = "<f4", dim: int = NEW_DIM, token: str = TOKEN) -> Any:
     """A published sink with all rows of a source."""
     layout = layout_of(source, dtype, dim)
-    sink: Any = open_sink(place, layout, TOKEN)
+    sink: Any = open_sink(place, layout, token)
     write(sink, source, layout)
     sink.publish(None)
     return sink

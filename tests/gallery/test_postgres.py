@@ -11,10 +11,13 @@ import numpy as np
 import psycopg
 import pytest
 from gallery_support import OLD_DIM, SIDE_DIM, make_rows
-from postgres_support import World, fill, server, vectors
+from postgres_support import World, fill, new_rows, server, vectors, written
 
 from fct_fast import errors
 from fct_fast.gallery.stores import open_source
+from fct_fast.gallery.stores.payload import first_difference
+from fct_fast.gallery.stores.postgres import shards as shards_module
+from fct_fast.gallery.stores.postgres import source as source_module
 from fct_fast.gallery.stores.protocol import Shard
 from fct_fast.space import SpaceFingerprint
 
@@ -118,6 +121,51 @@ def test_the_rows_of_a_partitioned_table_are_one_gallery(at: World) -> None:
     at.run("UPDATE items SET price = 1 WHERE id = 3")
     assert source.identity() != before
     source.close()
+
+
+def test_a_sample_of_a_large_table_is_of_rows_spread_over_it_and_stays_the_same(at: World) -> None:
+    at.run(
+        "CREATE TABLE items (id integer PRIMARY KEY, embedding vector(2), psi vector(1))",
+        "INSERT INTO items SELECT i, ARRAY[i, -i], ARRAY[i / 2] FROM generate_series(0, 59999) i",
+    )
+    source = at.open()
+    sample = source.sample(1000)
+    assert 500 <= len(sample.old) <= 2000
+    assert np.array_equal(sample.old, np.stack([sample.ids, -sample.ids], axis=1))
+    assert np.array_equal(sample.side[:, 0], sample.ids // 2)
+    assert (np.histogram(sample.ids, 6, (0, 60000))[0] > 0).sum() > 3  # 136 rows a page: some seven pages
+    assert np.array_equal(source.sample(1000).ids, sample.ids)
+    assert np.array_equal(source.sample(10_000).ids, np.unique(np.linspace(0, 59999, 10_000).astype(int)))
+    source.close()
+
+
+@pytest.mark.parametrize("ids", ["", "#code"])
+def test_a_shard_may_come_in_any_number_of_answers(at: World, monkeypatch: pytest.MonkeyPatch, ids: str) -> None:
+    """The server sends some thousand rows at a time; here it sends a few."""
+    fill(at.connection, "items", make_rows(COUNT))
+    at.run("ALTER TABLE items ADD code text GENERATED ALWAYS AS ('c' || id) STORED NOT NULL UNIQUE")
+    named = {"ids": ids} if ids else {}
+    whole = at.open(**named)
+    expected, keys = whole.read(Shard(0, 0, COUNT)), whole.all_ids()
+    for size in (1, 700, 5000):
+        for module in (source_module, shards_module):
+            monkeypatch.setattr(module, "BATCH_BYTES", max(size, keys.itemsize))
+        source = at.open(**named)
+        read = source.read(Shard(0, 0, COUNT))
+        assert np.array_equal(read.ids, expected.ids)
+        assert np.array_equal(read.old, expected.old)
+        assert np.array_equal(read.side, expected.side)
+        assert first_difference(expected.payload, read.payload) is None
+        assert np.array_equal(source.take(np.arange(COUNT)[::-3]).old, expected.old[::-3])
+        assert np.array_equal(source.all_ids(), keys)
+        sink = written(source, at.place(table=f"fresh{size}"), token=f"{size:08x}")
+        assert sink.capabilities.cutover == (not ids)  # a twin cannot be given ids that the server computes
+        loaded = [sink.load(Shard(i, a, min(a + 25, COUNT))) for i, a in enumerate(range(0, COUNT, 25))]
+        assert np.array_equal(np.concatenate([part.new for part in loaded]), new_rows(COUNT))
+        assert np.array_equal(np.concatenate([part.ids for part in loaded]), expected.ids)
+        sink.close()
+        source.close()
+    whole.close()
 
 
 # Changes

@@ -90,6 +90,37 @@ def test_a_server_killed_in_the_middle_of_a_job(at: World, tmp_path: Path, how: 
     assert work.rows("items") == expected
 
 
+def test_an_error_of_the_server_in_the_middle_ends_the_job_and_the_next_run_goes_on(at: World, tmp_path: Path) -> None:
+    """A full disk and the like, raised by the server itself for the rows from some id on."""
+    at.run(
+        "CREATE TABLE trouble (code text)",
+        """CREATE FUNCTION fits(bigint) RETURNS bool LANGUAGE plpgsql AS $$
+        DECLARE found text := (SELECT max(code) FROM trouble);
+        BEGIN
+            IF found IS NOT NULL AND $1 > 2000 THEN RAISE EXCEPTION 'in trouble' USING ERRCODE = found; END IF;
+            RETURN true;
+        END $$""",
+        "ALTER TABLE items ADD CHECK (fits(id))",
+    )
+    work = Work(at, tmp_path)
+    for code, words in (
+        ("53100", "in trouble; free some space on the server and run the same command again"),
+        ("53200", "in trouble; run the same command again once that is mended"),
+        ("57014", "in trouble; run the same command again"),
+        ("XX001", "in trouble; the server reports a fault of its own"),
+    ):
+        at.run("TRUNCATE trouble", f"INSERT INTO trouble VALUES ('{code}')")
+        with pytest.raises(errors.StoreError, match=words):
+            work.run()
+        assert at.run("SELECT to_regclass('items_v2')") == [(None,)]
+    stopped = Job.open(tmp_path / "job").status()
+    assert stopped.phase == "stopped"
+    assert stopped.shards > 5
+    at.run("TRUNCATE trouble")
+    assert work.run().resumed == stopped.rows
+    assert Job.open(tmp_path / "job").verify().passed
+
+
 def test_no_server_and_a_wrong_password_are_told_apart(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from fct_fast.gallery.stores import open_source
 

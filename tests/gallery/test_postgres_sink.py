@@ -62,6 +62,7 @@ def put_rich_table(world: World) -> None:
         "CREATE INDEX items_lists ON items USING ivfflat (embedding) WITH (lists = 3)",
         f"CREATE INDEX items_half ON items USING hnsw ((embedding::halfvec({OLD_DIM})) halfvec_l2_ops) WHERE price > 0",
         f"CREATE INDEX items_bits ON items USING hnsw ((binary_quantize(embedding)::bit({OLD_DIM})) bit_hamming_ops)",
+        "CREATE UNIQUE INDEX tickets_too ON items (ticket)",
         "CREATE INDEX items_psi ON items USING hnsw (psi vector_l2_ops)",
         'CREATE INDEX "Items by Title" ON items (lower(title), price DESC) INCLUDE (seen) WHERE title IS NOT NULL',
         "COMMENT ON TABLE items IS 'what is sold'",
@@ -71,6 +72,7 @@ def put_rich_table(world: World) -> None:
         "GRANT UPDATE (title) ON items TO clerk WITH GRANT OPTION",
         "GRANT SELECT ON items TO PUBLIC",
         "ALTER TABLE items OWNER TO keeper",
+        "ALTER TABLE items REPLICA IDENTITY USING INDEX tickets_too",
         "DROP TABLE plain",
     )
 
@@ -92,13 +94,13 @@ def described(world: World, table: str) -> dict[str, Any]:
             f"ON adrelid = attrelid AND adnum = attnum WHERE attrelid = {oid} AND attnum > 0"
         ),
         "indexes": listed(
-            f"SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = {oid}"
+            f"SELECT indexrelid::regclass, indisreplident, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = {oid}"
         ),
         "constraints": listed(
             f"SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {oid} AND contype <> 'n'"
         ),
         "table": listed(
-            f"SELECT relname, pg_get_userbyid(relowner), relacl, reloptions, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = {oid}"
+            f"SELECT relname, pg_get_userbyid(relowner), relreplident, relacl, reloptions, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = {oid}"
         ),
         "sequences": listed(
             f"SELECT attname, pg_get_serial_sequence('{table}', attname) FROM pg_attribute WHERE attrelid = {oid} AND attnum > 0"
@@ -258,7 +260,7 @@ def test_less_than_the_whole_source_never_takes_its_place(at: World, tmp_path: P
     for number, (place, options, words) in enumerate(
         [
             (at.place(table="fresh"), {"limit": 50}, "lacks rows"),
-            (at.place(table="fresh"), {"drop_payload": True}, "lacks columns"),
+            (at.place(table="fresh"), {"drop_payload": True}, "not of the same columns"),
             (at.place(table="fresh", swap="no"), {}, "says swap=no"),
         ]
     ):

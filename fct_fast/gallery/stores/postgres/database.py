@@ -126,10 +126,12 @@ class Database:
         with sentences(self.name):
             return self._connected().execute(query, parameters).rowcount
 
-    def copy_out(self, query: sql.Composed) -> bytes:
-        """All that a `COPY ... TO STDOUT` gives."""
-        with self._entered(), sentences(self.name), self._connected().cursor() as cursor, cursor.copy(query) as copy:
-            return b"".join(copy)
+    def one_binary(self, query: sql.Composed) -> tuple[Any, ...]:
+        """The single row of a query whose values are numbers and bytes."""
+        with self._entered(), sentences(self.name), self._connected().cursor(binary=True) as cursor:
+            row = cursor.execute(query).fetchone()
+        assert row is not None
+        return row
 
     def copy_in(self, query: sql.Composed, chunks: Iterable[Buffer]) -> None:
         """Feed a `COPY ... FROM STDIN` in the transaction at hand."""

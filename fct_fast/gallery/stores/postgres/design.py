@@ -85,7 +85,7 @@ def design_of(db: Database, place: Place, layout: Layout, token: str) -> Design:
         form = layout.form if _same_database(db, layout.form) else {}
     payload, vector = payload_schema(layout), vector_name(place, layout)
     _check(place, layout, payload)
-    twin = bool(form) and list(payload.names) == list(form["columns"]) and layout.ids_dtype is not None
+    twin = bool(form) and list(payload.names) == list(form["columns"]) and not form["computed_key"]
     whole = twin and layout.rows == form["identity"]["rows"]
     return Design(
         schema=schema,

@@ -11,9 +11,10 @@ import numpy as np
 from psycopg import sql
 
 from fct_fast.errors import StoreError
+from fct_fast.gallery.stores.postgres.cells import wire_pieces
 from fct_fast.gallery.stores.postgres.database import Database, compose, trusted
 from fct_fast.gallery.stores.postgres.design import Design
-from fct_fast.gallery.stores.postgres.payload import kind_of, wire_pieces
+from fct_fast.gallery.stores.postgres.payload import kind_of
 from fct_fast.gallery.stores.postgres.table import vector_types
 from fct_fast.gallery.stores.postgres.wire import CHUNK_ROWS, framed, number_fields, text_fields, vector_fields
 from fct_fast.gallery.stores.protocol import Array, Shard

@@ -10,7 +10,7 @@ from fct_fast.gallery.stores.postgres.design import clipped
 from fct_fast.gallery.stores.postgres.table import Table, find_table
 from fct_fast.gallery.stores.postgres.twins import foreign_keys, indexes
 
-__all__ = ["copy_counters", "copy_owner", "copy_privileges", "exchange"]
+__all__ = ["copy_counters", "copy_owner", "copy_privileges", "copy_replica_identity", "exchange"]
 
 
 def exchange(db: Database, live: Table, aside: str, suffix: str, standby: Table, waiting: str) -> None:
@@ -43,6 +43,20 @@ def copy_owner(db: Database, source: Table, target: Table) -> None:
     )
     if owner != other and may:
         db.run(compose("ALTER TABLE {table} OWNER TO {role}", table=target.identifier, role=sql.Identifier(owner)))
+
+
+def copy_replica_identity(db: Database, source: Table, target: Table, suffix: str) -> None:
+    """What names a row of `target` to a replica: the same as in `source`, or the twin, with `suffix`, of its index."""
+    found = db.one(
+        "SELECT c.relreplident::text, (SELECT n.relname FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid "
+        "WHERE i.indrelid = c.oid AND i.indisreplident) FROM pg_class c WHERE c.oid = %s",
+        [source.oid],
+    )
+    kinds: dict[str, sql.Composable] = {"f": sql.SQL("FULL"), "n": sql.SQL("NOTHING")}
+    if found[0] == "i":
+        kinds["i"] = compose("USING INDEX {index}", index=sql.Identifier(clipped(found[1], suffix)))
+    if found[0] in kinds:
+        db.run(compose("ALTER TABLE {table} REPLICA IDENTITY {kind}", table=target.identifier, kind=kinds[found[0]]))
 
 
 def copy_privileges(db: Database, source: Table, target: Table) -> None:

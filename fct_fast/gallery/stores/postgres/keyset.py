@@ -61,6 +61,16 @@ class Keyset:
     def all_rows(self, table: sql.Identifier) -> sql.Composed:
         return compose("FROM {table} ORDER BY {key}", table=table, key=self._key.identifier)
 
+    def some_rows(self, table: sql.Identifier, share: float, most: int) -> sql.Composed:
+        """For about a share of the rows, those of pages spread over the table: the same as long as it is."""
+        return compose(
+            "FROM {table} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (0) ORDER BY {key} LIMIT {most}",
+            table=table,
+            percent=sql.Literal(100 * share),
+            key=self._key.identifier,
+            most=sql.Literal(most),
+        )
+
     def rows_of(self, table: sql.Identifier, keys: list[Any]) -> sql.Composed:
         """For the rows with these keys, in the order of the key."""
         return compose(

@@ -42,4 +42,4 @@ def notes_of(db: Database, place: Place, design: Design, layout: Layout, twins: 
 def _why(place: Place, design: Design) -> str:
     if "swap" in place.options:
         return "the sink says swap=no"
-    return "it lacks columns, or is not in its database" if design.source is None else "it lacks rows"
+    return "it is not of the same columns in the same database" if design.source is None else "it lacks rows"

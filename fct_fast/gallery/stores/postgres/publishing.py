@@ -13,7 +13,7 @@ from psycopg import sql
 from fct_fast.errors import StoreError
 from fct_fast.gallery.stores.postgres.database import Database, compose
 from fct_fast.gallery.stores.postgres.design import Design
-from fct_fast.gallery.stores.postgres.exchange import copy_counters, copy_owner, copy_privileges
+from fct_fast.gallery.stores.postgres.exchange import copy_counters, copy_owner, copy_privileges, copy_replica_identity
 from fct_fast.gallery.stores.postgres.staging import source_of
 from fct_fast.gallery.stores.postgres.stamp import write_stamp
 from fct_fast.gallery.stores.postgres.table import Table, find_table
@@ -71,8 +71,9 @@ def publish(
         if twin.statement is not None and twin.name not in built:
             with db.writing():
                 db.run(twin.statement)
-    with db.writing():
-        db.run(compose("ANALYZE {table}", table=table.identifier))
+    with db.writing():  # so that the first question is planned well; statistics of vectors serve nothing
+        plain = [column.identifier for column in table.columns if not column.vector]
+        db.run(compose("ANALYZE {table} ({columns})", table=table.identifier, columns=sql.SQL(", ").join(plain)))
     with db.writing():
         _require_free(db, design)
         if design.source is not None:
@@ -80,6 +81,7 @@ def publish(
             copy_counters(db, source, table)
             copy_owner(db, source, table)
             copy_privileges(db, source, table)
+            copy_replica_identity(db, source, table, f"__{token}")
         column = table.column(design.vector)
         assert column is not None
         write_stamp(db, table, column, space)

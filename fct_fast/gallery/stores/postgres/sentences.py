@@ -32,6 +32,7 @@ _HINTS = {
 _HINTS_OF_CLASS = {  # the first two characters of a SQLSTATE
     "08": _RESUME,
     "53": _RESUME,
+    "54": "some rows are too large to be read together; leave the payload behind",
     "57": _RESUME,
     "58": _RESUME,
     "XX": "the server reports a fault of its own; check its log before running again",

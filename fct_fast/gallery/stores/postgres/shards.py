@@ -17,10 +17,9 @@ from fct_fast.errors import StoreError
 from fct_fast.gallery.stores.postgres.database import Database, compose, trusted
 from fct_fast.gallery.stores.postgres.design import Design
 from fct_fast.gallery.stores.postgres.encoding import Content, incoming_table
-from fct_fast.gallery.stores.postgres.reader import read_rows
+from fct_fast.gallery.stores.postgres.reader import BATCH_BYTES, Found, Vectors, Wanted, joined, read_rows
 from fct_fast.gallery.stores.postgres.staging import source_of
 from fct_fast.gallery.stores.postgres.table import Table
-from fct_fast.gallery.stores.postgres.wire import Fixed
 from fct_fast.gallery.stores.protocol import Layout, Loaded, Shard
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_shard", "write_shard"]
 
-_INT64 = np.dtype("<i8")
+PAYLOAD_BYTES = 64  # of a cell, for the size of an answer
 
 
 def write_shard(db: Database, design: Design, table: Table, shard: Shard, content: Content, where: str) -> bytes:
@@ -77,43 +76,67 @@ def write_shard(db: Database, design: Design, table: Table, shard: Shard, conten
 
 def read_shard(db: Database, design: Design, layout: Layout, table: Table, shard: Shard, where: str) -> Loaded:
     """Rows as they are stored, in the order in which they were written. Raises StoreError where some are missing."""
+    wanted = _wanted(design, layout, table)
+    batch = max(1, BATCH_BYTES // (layout.row_bytes + PAYLOAD_BYTES * len(design.payload)))
+    parts = []
+    for start in range(0, shard.rows, batch):
+        rest = compose(
+            "FROM {shards} s CROSS JOIN LATERAL unnest(s.keys[{first}:{last}]) WITH ORDINALITY AS k(key, n) "
+            "JOIN {table} t ON t.{key} = k.key WHERE s.shard = {shard}",
+            shards=design.named(design.shards),
+            first=sql.Literal(start + 1),
+            last=sql.Literal(start + batch),
+            table=table.identifier,
+            key=sql.Identifier(design.key),
+            shard=sql.Literal(shard.index),
+        )
+        parts.append(_in_order(read_rows(db, rest, wanted, where)))
+    found = joined(parts)
+    if found.rows != shard.rows:
+        raise StoreError(f"{where} is not complete: {found.rows} of its {shard.rows} rows are there")
+    ids = payload = None
+    if layout.ids_dtype is not None and layout.ids_dtype.kind in "iu":
+        ids = found.integers[1].astype(layout.ids_dtype)
+    elif layout.ids_dtype is not None:
+        assert found.table is not None
+        ids = found.table.column("key").to_numpy().astype(layout.ids_dtype)
+    if len(design.payload):
+        assert found.table is not None
+        names = [f"p{i}" for i in range(len(design.payload))]
+        payload = found.table.select(names).rename_columns(list(design.payload.names))
+    new = found.vectors[0]
+    return Loaded(new, ids, payload, Content.of(shard, new, ids, payload, where).digest(where))
+
+
+def _wanted(design: Design, layout: Layout, table: Table) -> Wanted:
+    """The number of each row, its key, vector and payload."""
     import pyarrow as pa
 
-    rest = compose(
-        "FROM {shards} s CROSS JOIN LATERAL unnest(s.keys) WITH ORDINALITY AS k(key, n) "
-        "JOIN {table} t ON t.{key} = k.key WHERE s.shard = {shard}",
-        shards=design.named(design.shards),
-        table=table.identifier,
-        key=sql.Identifier(design.key),
-        shard=sql.Literal(shard.index),
-    )
-    number, key = sql.SQL("k.n"), sql.SQL("k.key")
-    fixed = [(number, Fixed(_INT64)), (_column(design.vector), Fixed(layout.dtype, layout.dim))]
+    vector = table.column(design.vector)
+    if vector is None:
+        raise StoreError(f"the table {table.schema}.{table.name} lost its column {design.vector!r:.80}; restore it")
+    integers: list[sql.Composable] = [sql.SQL("k.n")]
     others: dict[str, tuple[sql.Composable, pa.DataType]] = {
         f"p{i}": (_column(field.name), field.type) for i, field in enumerate(design.payload)
     }
     if layout.ids_dtype is None or layout.ids_dtype.kind in "iu":
-        fixed.append((compose("{key}::bigint", key=key), Fixed(_INT64)))
+        integers.append(sql.SQL("k.key"))
     else:
-        others["key"] = key, pa.string()
-    if others:
-        others["n"] = number, pa.int64()
-    found = read_rows(db, rest, fixed, others, where)
-    if found.rows != shard.rows:
-        raise StoreError(f"{where} is not complete: {found.rows} of its {shard.rows} rows are there")
-    order = np.argsort(found.fixed[0])  # the server joins in any order
-    new, payload = found.fixed[1][order], None
-    keys = found.fixed[2][order] if len(fixed) > 2 else None
-    if found.table is not None:
-        ordered = found.table.take(np.argsort(found.table.column("n").to_numpy()))
-        if keys is None:
-            keys = ordered.column("key").to_numpy().astype(layout.ids_dtype)
-        if len(design.payload):
-            names = [f"p{i}" for i in range(len(design.payload))]
-            payload = ordered.select(names).rename_columns(list(design.payload.names))
-    assert keys is not None
-    ids = None if layout.ids_dtype is None else keys.astype(layout.ids_dtype)
-    return Loaded(new, ids, payload, Content.of(shard, new, ids, payload, where).digest(where))
+        others["key"] = sql.SQL("k.key"), pa.string()
+    return Wanted(integers, [Vectors(_column(design.vector), vector.send, layout.dtype, layout.dim)], others)
+
+
+def _in_order(found: Found) -> Found:
+    """The server joins in any order; as the keys were noted."""
+    order = np.argsort(found.integers[0])
+    if (order[1:] > order[:-1]).all():
+        return found
+    return Found(
+        found.rows,
+        [column[order] for column in found.integers],
+        [column[order] for column in found.vectors],
+        None if found.table is None else found.table.take(order),
+    )
 
 
 def _insertion(db: Database, design: Design, table: Table) -> sql.Composed:

@@ -14,9 +14,9 @@ from fct_fast.gallery.stores.place import Place
 from fct_fast.gallery.stores.postgres.database import Database, compose
 from fct_fast.gallery.stores.postgres.keyset import INTEGERS, Keyset, ids_dtype
 from fct_fast.gallery.stores.postgres.payload import POSTGRES_TYPE, arrow_type
-from fct_fast.gallery.stores.postgres.reader import Found, read_rows
+from fct_fast.gallery.stores.postgres.reader import BATCH_BYTES, Found, Vectors, Wanted, joined, read_rows
 from fct_fast.gallery.stores.postgres.stamp import read_stamp
-from fct_fast.gallery.stores.postgres.survey import identity_of, survey
+from fct_fast.gallery.stores.postgres.survey import described, identity_of, survey
 from fct_fast.gallery.stores.postgres.table import (
     Table,
     find_table,
@@ -26,7 +26,6 @@ from fct_fast.gallery.stores.postgres.table import (
     vector_column,
 )
 from fct_fast.gallery.stores.postgres.twins import vector_indexes
-from fct_fast.gallery.stores.postgres.wire import Fixed
 from fct_fast.gallery.stores.protocol import Array, Capabilities, Columns, Rows, Shard, spread
 from fct_fast.space import SpaceFingerprint
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresSource"]
 
 _VECTORS: dict[str, np.dtype[Any]] = {"vector": np.dtype("<f4"), "halfvec": np.dtype("<f2")}
+_LARGE = 50_000  # rows, from which on a sample is of pages
 _MEASURED_ROWS = 64  # whose payload tells the bytes of a row
 
 
@@ -74,7 +74,6 @@ class PostgresSource:
             raise StoreError(f"{place} has no rows; there is nothing to upgrade")
         self.rows = found.rows
         self.dims = {name: found.dims[column.name] for name, column in self._vectors.items()}
-        self._server, self._database = db.identity()
         self.places = self._places(columns)
         self.ids_dtype = ids_dtype(self._key, found.widest)
         own = {self._key.name, *(column.name for column in self._vectors.values())}
@@ -93,10 +92,11 @@ class PostgresSource:
         self._indexes = vector_indexes(db, table, self._vectors["old"])
         self.payload = self._schema()
         self.spaces = dict(self._read_spaces())
-        self._seen: dict[str, Any] = {}
+        self._seen = described(db, table, self._key, found.rows, found.versions)
         self._keyset = Keyset(db, self._key)
         self._keys: npt.NDArray[Any] | None = None
         self.row_bytes = self._measured_bytes()
+        self._batch = max(1, BATCH_BYTES // self.row_bytes)
 
     @property
     def held_bytes(self) -> int:
@@ -109,17 +109,18 @@ class PostgresSource:
             "store": "postgres",
             "id": self._key.name,
             "vector": self._vectors["old"].name,
-            "side": None if side is None else side.name,
+            "side": None if side is None or side.generated else side.name,
+            "computed_key": self._key.generated,
             "id_type": self._key.type,
             "kind": self._vectors["old"].vector,
-            "server": self._server,
-            "database": self._database,
+            "server": self._seen["server"],
+            "database": self._seen["database"],
             "oid": self._table.oid,
             "schema": self._table.schema,
             "table": self._table.name,
             "columns": list(self._payload),
             "indexes": self._indexes,
-            "identity": self._seen or self.identity(),
+            "identity": self._seen,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -128,30 +129,54 @@ class PostgresSource:
 
     def read(self, shard: Shard) -> Rows:
         with self._db.reading():
-            found = self._select(self._keyset.rows(self._held(), shard.start, shard.rows), payload=True)
-        rows = self._rows(found, shard.rows)
-        assert rows.ids is not None
-        self._keyset.remember(shard.stop, rows.ids[-1].item())
-        return rows
+            table, parts = self._held(), []
+            for start in range(shard.start, shard.stop, self._batch):
+                count = min(self._batch, shard.stop - start)
+                part = self._select(self._keyset.rows(table, start, count), payload=True)
+                if part.rows != count:
+                    raise self._changed()
+                self._keyset.remember(start + count, self._ids(part)[-1].item())
+                parts.append(part)
+        return self._rows(joined(parts))
 
     def take(self, positions: npt.NDArray[np.int64]) -> Rows:
         wanted, inverse = np.unique(positions, return_inverse=True)
         with self._db.reading():
-            table = self._held()
+            table, parts = self._held(), []
             keys = self._keyset.at(table, wanted) if self._keys is None else self._keys[wanted].tolist()
-            found = self._select(self._keyset.rows_of(table, keys), payload=False)
-        rows = self._rows(found, len(wanted))
+            for start in range(0, max(1, len(keys)), self._batch):
+                some = keys[start : start + self._batch]
+                parts.append(self._select(self._keyset.rows_of(table, some), payload=False))
+        found = joined(parts)
+        if found.rows != len(wanted):
+            raise self._changed()
+        rows = self._rows(found)
         assert rows.ids is not None
         return Rows(rows.old[inverse], None if rows.side is None else rows.side[inverse], rows.ids[inverse])
 
     def sample(self, count: int) -> Rows:
+        if self.rows >= max(_LARGE, 16 * count):  # some pages, rather than a walk over the whole index
+            with self._db.reading():
+                found = self._select(self._keyset.some_rows(self._held(), count / self.rows, 2 * count), payload=False)
+            if found.rows >= count // 2:
+                return self._rows(found)
         return self.take(spread(self.rows, count))
 
     def all_ids(self) -> Array:
         """Kept, so that a join by id finds rows at positions quickly; `held_bytes` counts them."""
         if self._keys is None:
+            count = BATCH_BYTES // self.ids_dtype.itemsize
             with self._db.reading():
-                self._keys = self._ids(self._select(self._keyset.all_rows(self._held()), payload=False, vectors=False))
+                table, parts = self._held(), []
+                for start in range(0, self.rows, count):
+                    part = self._select(self._keyset.rows(table, start, count), payload=False, vectors=False)
+                    if part.rows:
+                        self._keyset.remember(start + part.rows, self._ids(part)[-1].item())
+                        parts.append(part)
+            found = joined(parts)
+            if found.rows != self.rows:
+                raise self._changed()
+            self._keys = self._ids(found)
         return self._keys
 
     def overlaps(self, place: Place) -> bool:
@@ -160,7 +185,7 @@ class PostgresSource:
         other = Database(place)
         try:
             with other.reading():
-                if other.identity() != (self._server, self._database):
+                if other.identity() != (self._seen["server"], self._seen["database"]):
                     return False
                 table = find_table(other, named_table(other, place.options["table"]))
                 return table is not None and table.oid == self._table.oid
@@ -219,34 +244,32 @@ class PostgresSource:
         """Rows of the table: the key, the vectors, and the payload where asked for; see `_ids` and `_rows`."""
         import pyarrow as pa
 
-        fixed: list[tuple[sql.Composable, Fixed]] = []
-        others: dict[str, tuple[sql.Composable, pa.DataType]] = {}
-        if self._key.kind in INTEGERS:
-            fixed.append((self._key.identifier, Fixed(INTEGERS[self._key.kind])))
-        else:
-            others[self._key.name] = self._key.identifier, pa.string()
-        if vectors:
-            for name, column in self._vectors.items():
-                fixed.append((column.identifier, Fixed(_VECTORS[column.vector], self.dims[name])))
-        for name, kind in self._payload.items() if payload else ():
-            others[name] = sql.Identifier(name), pa.string() if kind is None else kind
-        return read_rows(self._db, rest, fixed, others, str(self._where))
+        key, number = self._key.identifier, self._key.kind in INTEGERS
+        others: dict[str, tuple[sql.Composable, pa.DataType]] = {} if number else {self._key.name: (key, pa.string())}
+        if payload:
+            for name, kind in self._payload.items():
+                others[name] = sql.Identifier(name), pa.string() if kind is None else kind
+        wanted = Wanted(
+            [key] if number else [],
+            [
+                Vectors(column.identifier, column.send, _VECTORS[column.vector], self.dims[name])
+                for name, column in self._vectors.items()
+                if vectors
+            ],
+            others,
+        )
+        return read_rows(self._db, rest, wanted, str(self._where))
 
     def _ids(self, found: Found) -> Array:
         if self._key.kind in INTEGERS:
-            return found.fixed[0]
+            return found.integers[0].astype(self.ids_dtype)
         assert found.table is not None
-        keys = found.table.column(self._key.name).to_numpy().astype(self.ids_dtype)
-        return np.asarray(keys)
+        return np.asarray(found.table.column(self._key.name).to_numpy().astype(self.ids_dtype))
 
-    def _rows(self, found: Found, count: int) -> Rows:
-        if found.rows != count:
-            raise self._changed()
-        ids = self._ids(found)
-        vectors = found.fixed[-len(self._vectors) :]
+    def _rows(self, found: Found) -> Rows:
         names = [name for name in self._payload if found.table is not None and name in found.table.column_names]
         payload = found.table.select(names) if found.table is not None and names else None
-        return Rows(vectors[0], vectors[1] if len(vectors) > 1 else None, ids, payload)
+        return Rows(found.vectors[0], found.vectors[1] if len(found.vectors) > 1 else None, self._ids(found), payload)
 
     def _changed(self) -> StoreError:
         return StoreError(

@@ -121,13 +121,18 @@ def _create_twin(db: Database, design: Design, token: str) -> None:
     vector, key = source.column(design.vector), source.column(design.key)
     if vector is None or key is None:
         raise StoreError(f"{db.name}: the table that this job reads lost a column; restore it, or start a new job")
-    options = db.one("SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s", [source.oid])[0]
+    options, space = db.one(
+        "SELECT array_to_string(c.reloptions, ', '), s.spcname FROM pg_class c LEFT JOIN pg_tablespace s "
+        "ON s.oid = c.reltablespace AND has_tablespace_privilege(s.oid, 'CREATE') WHERE c.oid = %s",
+        [source.oid],
+    )
     db.run(
         compose(
-            "CREATE TABLE {table} (LIKE {source} INCLUDING ALL EXCLUDING INDEXES) {options}",
+            "CREATE TABLE {table} (LIKE {source} INCLUDING ALL EXCLUDING INDEXES) {options} {space}",
             table=target,
             source=source.identifier,
             options=trusted(f"WITH ({options})" if options else ""),
+            space=compose("TABLESPACE {name}", name=sql.Identifier(space)) if space else sql.SQL(""),
         )
     )
     for name in generated_from(db, source, vector.number):

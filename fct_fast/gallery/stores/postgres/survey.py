@@ -18,50 +18,50 @@ from fct_fast.errors import ShapeError, StoreError
 from fct_fast.gallery.stores.postgres.database import Database, compose
 from fct_fast.gallery.stores.postgres.table import Column, Table, held_table
 
-__all__ = ["Survey", "identity_of", "survey"]
+__all__ = ["Survey", "described", "identity_of", "survey"]
+
+_VERSIONS: LiteralString = (
+    'coalesce(sum(hashtextextended({}::text COLLATE "C", xmin::text::bigint)), 0)::text'  # of the key
+)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at all rows found. dims: widths of the vector columns, by name; widest: the most characters of a text
-    key, 0 for other keys; timely: the columns of dates and times whose values Arrow can hold."""
+    """What a look at all rows found. versions: the sum over the hashes of the row versions; dims: widths of the vector
+    columns, by name; widest: the most characters of a text key, 0 for other keys; timely: the columns of dates and
+    times whose values Arrow can hold."""
 
     rows: int
+    versions: str
     dims: dict[str, int]
     widest: int
     timely: frozenset[str]
 
 
-def _count_and_versions(db: Database, table: Table, key: Column) -> tuple[int, str]:
-    """How many rows there are, and the sum over the hashes of their versions."""
-    count, versions = db.one(
-        compose(
-            'SELECT count(*), coalesce(sum(hashtextextended({key}::text COLLATE "C", xmin::text::bigint)), 0)::text '
-            "FROM {table}",
-            key=key.identifier,
-            table=table.identifier,
-        )
-    )
-    return count, versions
-
-
 def identity_of(db: Database, oid: int, key: str, where: str) -> dict[str, Any]:
-    """What tells a table from another and from a changed one, as plain JSON values."""
+    """What tells a table from another and from a changed one, as plain JSON values; looks at all rows."""
     with db.reading():
         table = held_table(db, oid, where)
         column = table.column(key)
         if column is None:
             raise StoreError(f"{where} lost its column {key!r:.80}; restore it, or start a new job")
-        count, versions = _count_and_versions(db, table, column)
-        server, database = db.identity()
+        rows, versions = db.one(
+            compose("SELECT count(*), {versions} FROM {t}", versions=_about(_VERSIONS, column), t=table.identifier)
+        )
+        return described(db, table, column, rows, versions)
+
+
+def described(db: Database, table: Table, key: Column, rows: int, versions: str) -> dict[str, Any]:
+    """As `identity_of`, with what a look at all rows found."""
+    server, database = db.identity()
     return {
         "server": server,
         "database": database,
-        "table": oid,
-        "key": key,
-        "order": column.collation,
+        "table": table.oid,
+        "key": key.name,
+        "order": key.collation,
         "columns": {column.name: column.type for column in table.columns},
-        "rows": count,
+        "rows": rows,
         "versions": versions,
     }
 
@@ -72,14 +72,14 @@ def survey(db: Database, table: Table, key: Column, vectors: Sequence[Column], w
     texts = [key] if key.kind in ("text", "varchar") else []
     loose = [column for column in vectors if not column.dim]
     times = [column for column in table.columns if column.kind in ("timestamp", "timestamptz", "date")]
-    asked: list[sql.Composable] = [sql.SQL("count(*)")]
+    asked: list[sql.Composable] = [sql.SQL("count(*)"), _about(_VERSIONS, key)]
     asked += [_about("count({})", column) for column in vectors]
     asked += [_about("max(char_length({}))", column) for column in texts]
     asked += [_about("min(array_length({}::real[], 1))", column) for column in loose]
     asked += [_about("max(array_length({}::real[], 1))", column) for column in loose]
     asked += [_about("bool_and({0} >= '0001-01-01' AND {0} < '10000-01-01')", column) for column in times]
     found = iter(db.one(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(asked), table.identifier)))
-    rows: int = next(found)
+    rows, versions = next(found), next(found)
     for column in vectors:
         if next(found) < rows:
             raise _no_vector(db, table, key, column, where)
@@ -92,7 +92,7 @@ def survey(db: Database, table: Table, key: Column, vectors: Sequence[Column], w
             )
     dims = {column.name: column.dim for column in vectors}
     dims |= {column.name: least or 0 for column, least in zip(loose, low, strict=True)}
-    return Survey(rows, dims, widest, frozenset(column.name for column in times if next(found) is not False))
+    return Survey(rows, versions, dims, widest, frozenset(column.name for column in times if next(found) is not False))
 
 
 def _about(text: LiteralString, column: Column) -> sql.Composed:

@@ -34,7 +34,8 @@ _KEY_WORDS = "smallint, integer, bigint, uuid or text"
 class Column:
     """A column of a table.
 
-    number: its attnum. kind: the name of its type in pg_type; type: the type as SQL. vector: "vector" or "halfvec"
+    number: its attnum. kind: the name of its type in pg_type; type: the type as SQL; send: the
+    function that gives its binary form. vector: "vector" or "halfvec"
     where it is one of pgvector's, else ""; dim: of a vector, 0 where the column does not fix it. collation: with its
     version, which changes when a library sorts anew; "" where values have none.
     """
@@ -43,6 +44,7 @@ class Column:
     number: int
     kind: str
     type: str
+    send: str
     not_null: bool
     generated: bool
     vector: str
@@ -107,7 +109,8 @@ def find_table(db: Database, where: tuple[str, str] | int) -> Table | None:
         return None
     columns = db.rows(
         """
-        SELECT a.attname, a.attnum, t.typname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
+        SELECT a.attname, a.attnum, t.typname, format_type(a.atttypid, a.atttypmod), t.typsend::regproc::text,
+               a.attnotnull, a.attgenerated <> '',
                CASE WHEN t.typname IN ('vector', 'halfvec') AND e.oid IS NOT NULL THEN t.typname::text ELSE '' END,
                greatest(a.atttypmod, 0),
                coalesce(quote_ident(l.collname) || ' ' || coalesce(pg_collation_actual_version(l.oid), ''), '')
