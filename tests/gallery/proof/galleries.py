@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gallery_support import leftovers, make_rows, small_bundle, tree_digest
-from store_cases import Case, cases
+from store_cases import Case
 
 from fct_fast.errors import FctError
 from fct_fast.fs import DISK, FileSystem
@@ -18,12 +19,15 @@ from fct_fast.upgrader import Upgrader
 
 __all__ = ["EACH", "Bench", "chosen"]
 
-STORES = ("npy file", "npy folder")  # names of cases whose sink writes all its bytes through the file layer
+# Store -> its cases in `cases_<store>.py` whose sinks write all their bytes through the file layer.
+STORES = {"npy": ("npy file", "npy folder")}
 ROWS, SHARD_ROWS = 72, 24
 
 
 def chosen() -> list[Case]:
-    return [case for case in cases() if case.name in STORES]
+    """Only the modules of these stores are imported: the worker that forks must not have started threads."""
+    modules = {store: importlib.import_module(f"cases_{store}") for store in STORES}
+    return [case for store, names in STORES.items() for case in modules[store].CASES if case.name in names]
 
 
 EACH = pytest.mark.parametrize("case", chosen(), ids=lambda case: case.name)

@@ -119,9 +119,10 @@ class PowerCuts:
             write_tree(self._bench.out, tree)
             log = Log(self._bench.out)
         else:
-            fsyncs = sum(call.startswith("fsync") for call in whole.calls)
-            with contextlib.suppress(StoreError):
-                self._run(log, fail_fsync=int(rng.integers(1, fsyncs + 1)))
+            flushes = [call for call in whole.calls if call.startswith("fsync")]
+            of_files = [number for number, call in enumerate(flushes, 1) if call == "fsync"]
+            with contextlib.suppress(StoreError):  # mostly of a file, whose bytes are then lost
+                self._run(log, fail_fsync=int(rng.choice([*range(1, len(flushes) + 1), *of_files, *of_files])))
             first = next(i for i, event in enumerate(log.events) if event[0] == "fsync_failed")
         self._run(log)
         return log, first
