@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from fct_fast.errors import ConfigError, DeviceError, NonFiniteError
 from fct_fast.space import SpaceFingerprint
 from fct_fast.training.config import FitConfig
+from fct_fast.training.maps.ridge import fit_ridge
 from fct_fast.training.measure import activation_maxima, closeness, retrieval
 from fct_fast.training.pairs import ArrayLike, Pairs, class_codes, split_rows
-from fct_fast.training.ridge import fit_ridge
 from fct_fast.training.schedule import warmup_cosine_scheduler
 from fct_fast.transform import ForwardTransform
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from fct_fast.training.maps.ridge import RIDGE_GRID, fit_ridge
 from fct_fast.training.pairs import Pairs
-from fct_fast.training.ridge import RIDGE_GRID, fit_ridge
 
 
 def rows(n=400, views=None, seed=0):
