@@ -1,7 +1,7 @@
 """Side-information by an autoencoder: an embedding from which a small decoder can draw the picture again.
 
-It needs no labels and throws nothing of the picture away on purpose. With clean pictures as targets it is a denoising autoencoder (Vincent et al., ICML 2008): what the views add
-to an item (shift, slant, noise) need not be kept.
+It needs no labels and throws nothing of the picture away on purpose. With clean pictures as targets it is a denoising
+autoencoder (Vincent et al., ICML 2008): what the views add to an item (shift, slant, noise) need not be kept.
 """
 
 from __future__ import annotations
