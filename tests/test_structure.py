@@ -36,6 +36,7 @@ LAYERS = {
     "evaluation": 4,
     "training": 5,
     "gallery": 5,
+    "study": 6,
     "report": 5,
     "demo": 6,
     "cli": 7,

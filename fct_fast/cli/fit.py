@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fct_fast.cli.options import Json, Limit, Overwrite, Threads
-from fct_fast.cli.output import may_overwrite, print_facts, print_json, print_table
+from fct_fast.cli.output import may_overwrite, print_facts, print_json, print_line, print_table
 from fct_fast.cli.progress import Meter
-from fct_fast.report.text import amount
+from fct_fast.report.text import amount, percent, points
 
 if TYPE_CHECKING:
     from fct_fast.cli.arrays import Array
+    from fct_fast.study import Study
+    from fct_fast.training import FitResult
     from fct_fast.training.config import FitConfig
 
 __all__ = ["run"]
@@ -61,6 +63,15 @@ def run(
         Path | None, typer.Option(help="Keep the training's state here; the same command goes on from it.")
     ] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge it: fit the simpler maps, too, and write a page of the table and the verdict (.html). "
+            "The bundle then holds h as it was judged."
+        ),
+    ] = None,
+    re_embed_flops: Annotated[int | None, typer.Option(min=0, help="FLOP of the new model, an item.")] = None,
+    re_embed_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of raw data, an item.")] = None,
     old_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the old embeddings.")] = "",
     side_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the side-information.")] = "",
     new_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the new embeddings.")] = "",
@@ -70,8 +81,11 @@ def run(
     yes: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fit h so that h(old, side) comes close to new, and write it as a bundle."""
-    may_overwrite(out, yes=yes)
+    """Fit h so that h(old, side) comes close to new, and write it as a bundle. With --report, also say whether the
+    upgrade is worth it."""
+    for path in (out, report):
+        if path is not None:
+            may_overwrite(path, yes=yes)
     from fct_fast.cli.arrays import read_labels
     from fct_fast.training.config import FitConfig
 
@@ -91,21 +105,24 @@ def run(
     options = _options(FitConfig, config, {name: value for name, value in chosen.items() if value is not None})
     if classifier is not None:
         given["classifier"] = _rows(classifier, None)
-    from fct_fast.bundle import save
-    from fct_fast.training import fit
-
+    given |= {"checkpoint": checkpoint, "log_dir": log_dir}
     _use_threads(threads)
-    with Meter("fit", options.epochs, unit="epochs") as meter:
-        result = fit(
-            **arrays,
-            **given,
-            config=options,
-            checkpoint=checkpoint,
-            log_dir=log_dir,
-            on_epoch=lambda epoch, _: meter.update(epoch + 1),
-        )
+    from fct_fast.bundle import save
+
+    study = None
+    if report is None:
+        result = _fit(arrays, given, options)
+    else:
+        study = _study(arrays, given, options, re_embed_flops, re_embed_bytes)
+        result = study.fit
     bundle = save(result, out, old_space=old_space, side_space=side_space, new_space=new_space)
     document: dict[str, Any] = {"out": out, "digest": bundle.digest, "pairs": result.pairs, "metrics": result.metrics}
+    if study is not None and report is not None:
+        from fct_fast.fs import write_atomic
+        from fct_fast.report.study import study_page
+
+        write_atomic(report, study_page(study).encode())
+        document |= {"report": report, "study": study.to_json()}
     if as_json:
         print_json(document)
         return
@@ -115,24 +132,66 @@ def run(
             ("bundle", out),
             ("h", f"{bundle.spec.old_dim} + {bundle.spec.side_dim} -> {bundle.spec.new_dim} values"),
             ("rows", f"{amount(metrics['train_rows'])} to train on, {amount(metrics['held_out_rows'])} held out"),
+            *(() if report is None else (("report", report),)),
         ]
     )
-    if "held_out" in metrics:
-        names = {"held_out": options.method, "ridge": "ridge"}
-        measured = [(label, metrics[name]) for name, label in names.items() if name in metrics]
-        columns = (
-            "on held-out rows",
-            "cosine to the new embedding",
-            "share of variance explained",
-            "mean squared error",
+    if study is not None:
+        _print_study(study)
+    elif "held_out" in metrics:
+        _print_held_out(options, metrics)
+
+
+def _fit(arrays: dict[str, Any], given: dict[str, Any], options: FitConfig) -> FitResult:
+    from fct_fast.training import fit
+
+    with Meter("fit", options.epochs, unit="epochs") as meter:
+        return fit(**arrays, **given, config=options, on_epoch=lambda epoch, _: meter.update(epoch + 1))
+
+
+def _study(
+    arrays: dict[str, Any], given: dict[str, Any], options: FitConfig, flops: int | None, read: int | None
+) -> Study:
+    from fct_fast.study import StudyConfig, run_study
+
+    config = StudyConfig(fit=options, re_embed_flops=flops, re_embed_bytes=read)
+    with Meter("study", 1, unit="stages") as meter:
+        return run_study(
+            **arrays, **given, config=config, on_stage=lambda what, done, total: meter.at(what, done, total)
         )
-        print_table(
-            columns,
+
+
+def _print_study(study: Study) -> None:
+    columns = ("on rows that none of them saw", study.measure, "interval", "minus old", f"overlap@{study.config.k}")
+    rows = study.rows.values()
+    print_table(
+        columns,
+        (
             (
-                (label, f"{m['cosine']:.4f}", f"{m['r2']:.4f}" if "r2" in m else "-", f"{m['mse']:.3e}")
-                for label, m in measured
-            ),
-        )
+                f"{row.name} (best)" if row.name == study.best else row.name,
+                percent(row.mean),
+                f"{percent(row.interval.low)} to {percent(row.interval.high)}",
+                points(study.against[row.name].mean) if row.name in study.against else "",
+                percent(row.overlap),
+            )
+            for row in rows
+        ),
+    )
+    print_line()
+    for sentence in (study.verdict.sentence, *study.verdict.notes):
+        print_line(sentence)
+
+
+def _print_held_out(options: FitConfig, metrics: dict[str, Any]) -> None:
+    names = {"held_out": options.method, "ridge": "ridge"}
+    measured = [(label, metrics[name]) for name, label in names.items() if name in metrics]
+    columns = ("on held-out rows", "cosine to the new embedding", "share of variance explained", "mean squared error")
+    print_table(
+        columns,
+        (
+            (label, f"{m['cosine']:.4f}", f"{m['r2']:.4f}" if "r2" in m else "-", f"{m['mse']:.3e}")
+            for label, m in measured
+        ),
+    )
 
 
 def _options(kind: type[FitConfig], path: Path | None, chosen: dict[str, Any]) -> FitConfig:

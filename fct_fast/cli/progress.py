@@ -51,6 +51,13 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
+    def at(self, what: str, done: int, total: int) -> None:
+        """Stages of unequal length: name the one that begins."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"{self._what}: {what}", completed=done, total=total)
+        else:
+            print(f"{self._what}: {done + 1} of {total}, {what}", file=sys.stderr, flush=True)
+
     def update(self, done: int, *, inherited: int = 0) -> None:
         now = time.monotonic()
         pace = self._pace(done, done - inherited, now - self._start)

@@ -12,7 +12,9 @@ from fct_fast.errors import ShapeError
 from fct_fast.kernels.arrays import as_rows
 from fct_fast.search import MAX_K, topk
 
-__all__ = ["Overlap", "overlap"]
+__all__ = ["Overlap", "neighbours", "overlap", "shared"]
+
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,32 @@ def overlap(
     asked = new if own else as_rows(queries, "queries")
     if asked.shape[0] == 0:
         raise ShapeError("there are no queries, so there is no overlap to measure")
-    depth = k + 1 if own else k
-    truth = _neighbours(asked, new, depth, k, own, metric, threads)
-    found = _neighbours(asked, upgraded, depth, k, own, metric, threads)
-    kept = np.array([np.intersect1d(a, b, assume_unique=True).size for a, b in zip(truth, found, strict=True)])
-    per_query = kept / k
+    truth = neighbours(asked, new, k, own=own, metric=metric, threads=threads)
+    found = neighbours(asked, upgraded, k, own=own, metric=metric, threads=threads)
+    per_query = shared(truth, found)
     return Overlap(mean=float(per_query.mean()), k=k, per_query=per_query)
 
 
-def _neighbours(
-    queries: Any, gallery: Any, depth: int, k: int, own: bool, metric: Any, threads: int | None
-) -> npt.NDArray[np.int64]:
+def shared(truth: I64, found: I64) -> npt.NDArray[np.float64]:
+    """Of each row of `truth` [nq, k], the share that the same row of `found` [nq, k] has too: [nq]."""
+    kept = [np.intersect1d(a, b, assume_unique=True).size for a, b in zip(truth, found, strict=True)]
+    return np.asarray(np.array(kept, np.float64) / truth.shape[1])
+
+
+def neighbours(
+    queries: Any,
+    gallery: Any,
+    k: int,
+    *,
+    own: bool = True,
+    metric: Literal["cosine", "ip", "l2"] = "cosine",
+    threads: int | None = None,
+) -> I64:
     """Row numbers of the k nearest, [nq, k]; with `own`, row i is left out of the neighbours of query i."""
-    ids: npt.NDArray[np.int64] = np.asarray(topk(queries, gallery, depth, metric=metric, threads=threads)[1])
+    ids: I64 = np.asarray(topk(queries, gallery, k + 1 if own else k, metric=metric, threads=threads)[1])
     if not own:
         return ids
     others = ids != np.arange(ids.shape[0])[:, None]
     others[others.all(axis=1), -1] = False  # the row itself was not among them: the last one goes instead
-    nearest: npt.NDArray[np.int64] = ids[others].reshape(-1, k)
+    nearest: I64 = ids[others].reshape(-1, k)
     return nearest
