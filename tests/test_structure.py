@@ -19,6 +19,7 @@ PACKAGE = ROOT / "fct_fast"
 # A room may import rooms of a lower number, and itself.
 LAYERS = {
     "errors": 0,
+    "config": 1,
     "spec": 1,
     "space": 1,
     "fs": 1,
@@ -31,6 +32,7 @@ LAYERS = {
     "importers": 5,
     "models": 4,
     "data": 4,
+    "side": 4,
     "evaluation": 4,
     "training": 5,
     "gallery": 5,
@@ -43,7 +45,19 @@ DEFERRED = {
     ("bundle", "transform"),  # load() returns a torch module; reading a bundle must not import torch
     ("upgrader", "search"),  # Upgrader.search is the method form of search_upgraded
 }
-WITHOUT_TORCH = ("errors", "spec", "space", "fs", "bundle", "upgrader", "search", "gallery", "cli", "evaluation")
+WITHOUT_TORCH = (
+    "errors",
+    "spec",
+    "space",
+    "fs",
+    "bundle",
+    "upgrader",
+    "search",
+    "gallery",
+    "cli",
+    "evaluation",
+    "side",
+)
 
 
 def room_of(path: Path) -> str:

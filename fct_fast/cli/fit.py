@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fct_fast.cli.options import Json, Limit, Overwrite, Seed, Threads
+from fct_fast.cli.options import Json, Limit, Overwrite, Threads
 from fct_fast.cli.output import may_overwrite, print_facts, print_json, print_table
 from fct_fast.cli.progress import Meter
 from fct_fast.report.text import amount
 
 if TYPE_CHECKING:
     from fct_fast.cli.arrays import Array
+    from fct_fast.training.config import FitConfig
 
 __all__ = ["run"]
+
+METHODS = (
+    "fct",
+    "residual",
+    "ridge",
+    "affine",
+    "procrustes",
+    "procrustes_centred",
+    "procrustes_whitened",
+    "low_rank",
+)  # those of FitConfig; named here so that the help page loads nothing
 
 
 def run(
@@ -27,18 +39,33 @@ def run(
         Path | None, typer.Option(help="Labels, .npy [n]; rows are then held out class by class.")
     ] = None,
     groups: Annotated[Path | None, typer.Option(help="Groups, .npy [n]; a group is held out whole.")] = None,
-    method: Annotated[Literal["fct", "ridge"], typer.Option(help="The paper's network, or a linear map.")] = "fct",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 80,
-    inner_dim: Annotated[int, typer.Option(min=1, help="Width of the network's trunk.")] = 2048,
-    batch_size: Annotated[int, typer.Option(min=2, help="Rows a step.")] = 1024,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 5e-4,
-    held_out: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the rows kept to measure h on.")] = 0.1,
-    normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="h gives unit rows.")] = True,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of all options of the fit; the ones below come before it.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)}. [default: fct]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows. [default: 80]")] = None,
+    inner_dim: Annotated[int | None, typer.Option(min=1, help="Width of the trunk. [default: 2048]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Rows a step. [default: 1024]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam. [default: 0.0005]")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(min=0, max=0.5, help="Share of the rows kept to measure h on. [default: 0.1]")
+    ] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--no-normalize", help="h gives unit rows. [default: yes]")
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="The new model's classifier, .npy [classes, new_dim], for a discriminative loss."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep the training's state here; the same command goes on from it.")
+    ] = None,
+    log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard.")] = None,
     old_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the old embeddings.")] = "",
     side_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the side-information.")] = "",
     new_space: Annotated[str, typer.Option(metavar="ID", help="Model id of the new embeddings.")] = "",
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the weights and the batches. [default: 0]")] = None,
     threads: Threads = None,
     yes: Overwrite = False,
     as_json: Json = False,
@@ -48,26 +75,35 @@ def run(
     from fct_fast.cli.arrays import read_labels
     from fct_fast.training.config import FitConfig
 
-    arrays = {name: _rows(path, limit) for name, path in (("old", old), ("new", new), ("side", side))}
+    arrays: dict[str, Any] = {name: _rows(path, limit) for name, path in (("old", old), ("new", new), ("side", side))}
     marks = {"labels": labels, "groups": groups}
-    given = {name: None if path is None else read_labels(path, limit) for name, path in marks.items()}
-    config = FitConfig(
-        method=method,
-        inner_dim=inner_dim,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        warmup_epochs=min(FitConfig.warmup_epochs, epochs),
-        normalize=normalize,
-        held_out=held_out,
-        seed=seed,
-    )
+    given: dict[str, Any] = {name: None if path is None else read_labels(path, limit) for name, path in marks.items()}
+    chosen = {
+        "method": method,
+        "epochs": epochs,
+        "inner_dim": inner_dim,
+        "batch_size": batch_size,
+        "lr": lr,
+        "held_out": held_out,
+        "normalize": normalize,
+        "seed": seed,
+    }
+    options = _options(FitConfig, config, {name: value for name, value in chosen.items() if value is not None})
+    if classifier is not None:
+        given["classifier"] = _rows(classifier, None)
     from fct_fast.bundle import save
     from fct_fast.training import fit
 
     _use_threads(threads)
-    with Meter("fit", epochs, unit="epochs") as meter:
-        result = fit(**arrays, **given, config=config, on_epoch=lambda epoch, _: meter.update(epoch + 1))  # type: ignore[arg-type]
+    with Meter("fit", options.epochs, unit="epochs") as meter:
+        result = fit(
+            **arrays,
+            **given,
+            config=options,
+            checkpoint=checkpoint,
+            log_dir=log_dir,
+            on_epoch=lambda epoch, _: meter.update(epoch + 1),
+        )
     bundle = save(result, out, old_space=old_space, side_space=side_space, new_space=new_space)
     document: dict[str, Any] = {"out": out, "digest": bundle.digest, "pairs": result.pairs, "metrics": result.metrics}
     if as_json:
@@ -82,7 +118,7 @@ def run(
         ]
     )
     if "held_out" in metrics:
-        names = {"held_out": "h", "ridge": "linear map"} if method == "fct" else {"held_out": "linear map"}
+        names = {"held_out": options.method, "ridge": "ridge"}
         measured = [(label, metrics[name]) for name, label in names.items() if name in metrics]
         columns = (
             "on held-out rows",
@@ -97,6 +133,14 @@ def run(
                 for label, m in measured
             ),
         )
+
+
+def _options(kind: type[FitConfig], path: Path | None, chosen: dict[str, Any]) -> FitConfig:
+    """What the file says and then the command line; a training shorter than the usual warm-up warms up throughout."""
+    if path is not None:
+        return kind.from_yaml(path, **chosen)
+    warmup = kind.model_fields["warmup_epochs"].default
+    return kind(**chosen, warmup_epochs=min(warmup, float(chosen.get("epochs", warmup))))
 
 
 def _rows(path: Path | None, limit: int | None) -> Array | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import resources
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -61,6 +61,10 @@ class Recipe:
                 f"got {self.dataset!r}, {self.old_classes} and {self.classes}"
             )
 
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return asdict(self) | {"fit": self.fit.to_json()}
+
 
 def load_recipe(name: str) -> Recipe:
     """The recipe that ships under this name. Raises ConfigError for an unknown name."""
@@ -71,7 +75,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def recipe_from_json(values: dict[str, Any]) -> Recipe:
-    """A recipe from plain JSON values, as `dataclasses.asdict` gives them; what is left out has its default.
+    """A recipe from plain JSON values, as `Recipe.to_json` gives them; what is left out has its default.
 
     Raises ConfigError for a key that does not exist and for a value that its class refuses.
     """
@@ -80,8 +84,7 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
 
 def _built(kind: type[T], values: Any, where: str) -> T:
     """An instance of a dataclass from a JSON object, its nested dataclasses likewise."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} must be an object with named values, got {type(values).__name__}")
+    values = _named(values, where)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"{where} has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
@@ -90,8 +93,16 @@ def _built(kind: type[T], values: Any, where: str) -> T:
     for name, value in values.items():
         if is_dataclass(hints[name]):
             value = _built(hints[name], value, f"{where}.{name}")
+        elif hints[name] is FitConfig:
+            value = FitConfig(**_named(value, f"{where}.{name}"))
         arguments[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**arguments)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _named(values: Any, where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be an object with named values, got {type(values).__name__}")
+    return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from fct_fast.demo.recipe import Recipe
@@ -29,7 +28,7 @@ def fit_all(
     fits = {}
     for name in INPUTS:
         on_step = on_stage(f"fit {name}")
-        config = replace(recipe.fit, seed=seed, method="ridge" if name.startswith("linear") else "fct")
+        config = recipe.fit.replace(seed=seed, method="ridge" if name.startswith("linear") else "fct")
         old, side = inputs_of(name, pairs.embeddings)
         fits[name] = fit(
             old=old,

@@ -2,6 +2,7 @@
 
 from fct_fast.models.base import EmbeddingModel
 from fct_fast.models.cnn import StrideCNN
-from fct_fast.models.heads import ClassifierHead, ProjectionHead
+from fct_fast.models.decoder import StrideDecoder
+from fct_fast.models.heads import ClassifierHead, ExpanderHead, ProjectionHead
 
-__all__ = ["ClassifierHead", "EmbeddingModel", "ProjectionHead", "StrideCNN"]
+__all__ = ["ClassifierHead", "EmbeddingModel", "ExpanderHead", "ProjectionHead", "StrideCNN", "StrideDecoder"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -48,7 +47,7 @@ def demo_page(result: DemoResult, titles: Mapping[str, tuple[str, str]]) -> str:
         reading=reading(result),
         chart=bars(chart, {"old": all_queries["old"].map, "new": all_queries["new"].map}),
         curves={name: (curve(values), values[0], values[-1]) for name, values in result.losses.items() if values},
-        recipe=json.dumps(asdict(result.recipe), indent=2),
+        recipe=json.dumps(result.recipe.to_json(), indent=2),
         versions=versions,
         machine=f"{platform.machine()}, {platform.system()}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,10 @@ from fct_fast.models.base import EmbeddingModel
 from fct_fast.models.heads import ClassifierHead
 from fct_fast.training.loop import LoopConfig, OnStep, run_loop, seeded_initialisation
 
-__all__ = ["BackboneConfig", "BackboneResult", "train_backbone"]
+__all__ = ["BackboneConfig", "BackboneResult", "Term", "train_backbone"]
+
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Called as term(embeddings [n, embedding_dim], images [n, channels, height, width], labels [n]) -> scalar."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,19 @@ class BackboneResult:
 
 
 def train_backbone(
-    model: EmbeddingModel, views: Views, config: BackboneConfig, *, seed: int, on_step: OnStep | None = None
+    model: EmbeddingModel,
+    views: Views,
+    config: BackboneConfig,
+    *,
+    seed: int,
+    term: Term | None = None,
+    on_step: OnStep | None = None,
 ) -> BackboneResult:
     """Train `model` ([n, channels, height, width] -> [n, model.embedding_dim]) in place to classify `views`.
 
-    Classes are 0 .. largest label. The same seed gives the same weights on the same machine with the same number of
-    threads; torch's global generator is not used. Raises NonFiniteError where training diverges.
+    Classes are 0 .. largest label. term: added to the loss (see `fct_fast.training.bct`). The same seed gives the same
+    weights on the same machine with the same number of threads; torch's global generator is not used. Raises
+    NonFiniteError where training diverges.
     """
     labels = torch.from_numpy(views.labels)
     if not len(labels) or int(labels.min()) < 0:
@@ -54,8 +65,10 @@ def train_backbone(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # about a third faster on CPU
 
     def batch_loss(batch: Tensor) -> Tensor:
-        logits = head(model(views.draw(batch, generator)))
-        return F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
+        images = views.draw(batch, generator)
+        embeddings = model(images)
+        loss = F.cross_entropy(head(embeddings), labels[batch], label_smoothing=config.label_smoothing)
+        return loss if term is None else loss + term(embeddings, images, labels[batch])
 
     losses = run_loop([model, head], batch_loss, len(views), config, generator, on_step)
     return BackboneResult(head, losses)

@@ -1,6 +1,6 @@
 """`fit`: from paired arrays to a forward transformation, its held-out metrics and what a bundle needs to know.
 
-The loop is the one of the FCT paper's code (Ramanujan et al., CVPR 2022): mean squared error on the output before
+The recipe is the one of the FCT paper's code (Ramanujan et al., CVPR 2022): mean squared error on the output before
 normalisation, Adam, warm-up and cosine, BatchNorm on fixed statistics from half time on. Three things differ. Stored
 arrays take the place of three backbones per step. The fit is scale-free: inputs and targets are divided by their RMS
 element for training, and the factors are folded into the first and last layers afterwards. And the statistics that
@@ -10,30 +10,32 @@ BatchNorm is fixed to are measured afresh, since running ones lag far behind in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fct_fast.errors import ConfigError, DeviceError, NonFiniteError
+from fct_fast.errors import ConfigError, DeviceError
 from fct_fast.space import SpaceFingerprint
-from fct_fast.training.config import FitConfig
-from fct_fast.training.measure import activation_maxima, closeness, retrieval
+from fct_fast.training.checkpoint import Checkpoint, digest_of
+from fct_fast.training.config import TRAINED, FitConfig
+from fct_fast.training.losses import TransformLoss, frozen_classifier
+from fct_fast.training.maps import fit_map
+from fct_fast.training.measure import activation_maxima, closeness, retrieval, uncertainty_agreement
 from fct_fast.training.pairs import ArrayLike, Pairs, class_codes, split_rows
-from fct_fast.training.ridge import fit_ridge
-from fct_fast.training.schedule import warmup_cosine_scheduler
+from fct_fast.training.residual import ResidualTransform
+from fct_fast.training.transform_loop import Batches, OnEpoch, train_transform
 from fct_fast.transform import ForwardTransform
 
 __all__ = ["FitResult", "fit"]
 
 BASELINE_ROWS = 100_000  # rows that the ridge baseline is solved on
 SCALE_ROWS = 16_384  # rows that the activation maxima are measured on
-NORM_BATCHES = 64  # batches that the statistics of BatchNorm are measured on
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ def fit(
     groups: Sequence[Any] | npt.NDArray[Any] | None = None,
     classifier: object = None,
     config: FitConfig | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    log_dir: str | Path | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Fit h so that h(old, side) comes close to new.
 
@@ -80,19 +85,21 @@ def fit(
     tensors of any floating-point dtype. Each epoch draws one view per row, the same for all three; view 0 is the plain
     one, which held-out rows and statistics use. labels: [n], any values; held-out rows are then drawn class by class,
     and retrieval among them is measured. groups: [n]; rows of one group (the same product, person, typeface) are held
-    out together. classifier: reserved for FastFill's discriminative loss. on_epoch: called with (epoch, mean loss)
-    after each epoch.
+    out together. classifier: the new model's classifier for the discriminative loss, a torch module or its weights
+    [classes, new_dim] (or a pair of weights and bias); labels are then integers, as it numbers the classes. checkpoint:
+    a file that the training's state is kept in every `checkpoint_every` seconds; the same call again goes on from it,
+    to the same bits on a CPU. log_dir: for TensorBoard. on_epoch: called with (epoch, mean loss) after each epoch.
 
     The same arrays, config and thread count give the same h on a CPU; the global random state is left alone.
     Raises ShapeError, DtypeError, NonFiniteError (naming array and row, or a training that diverged), ConfigError,
-    DeviceError.
+    DeviceError, CorruptError (a damaged checkpoint).
     """
     config = config or FitConfig()
-    if classifier is not None:
-        raise ConfigError(
-            "classifier needs FastFill's discriminative loss, which this version does not have; leave it out"
-        )
     device = _device(config.device)
+    if config.direction == "query":
+        if side is not None:
+            raise ConfigError("a query map reads the new embedding alone; leave side out, or use direction='gallery'")
+        old, new = new, old
     pairs = Pairs.of(old, side, new, device)
     rng = np.random.default_rng(config.seed)
     classes = class_codes("labels", labels, pairs.rows)
@@ -104,97 +111,130 @@ def fit(
         )
 
     metrics: dict[str, Any] = {"train_rows": len(train), "held_out_rows": len(held)}
-    if config.method == "ridge":
-        spec, strength = fit_ridge(pairs, train, held, strength=config.ridge_lambda, normalize=config.normalize)
-        h = ForwardTransform.from_spec(spec)
-        metrics["strength"] = strength
+    if config.method in TRAINED:
+        training = _Training(pairs, train, config, labels, classifier)
+        state = _checkpoint(checkpoint, checkpoint_every, training)
+        h, metrics["loss"] = training.run(state, None if log_dir is None else Path(log_dir), on_epoch)
     else:
-        h, metrics["loss"] = _train(pairs, train, config, on_epoch)
+        h, chosen = _closed_form(pairs, train, held, config)
+        metrics |= chosen
     h = h.to(device)
+    queries = config.direction == "query"
     if len(held):
-        metrics["held_out"] = closeness(h, pairs, held, train) | retrieval(h, pairs, held, classes)
-        if config.method == "fct" and config.baseline:
+        metrics["held_out"] = closeness(h, pairs, held, train) | retrieval(h, pairs, held, classes, queries=queries)
+        if config.method in TRAINED and config.baseline:
             sample = train[:: math.ceil(len(train) / BASELINE_ROWS)]
-            spec, strength = fit_ridge(pairs, sample, held, strength=config.ridge_lambda, normalize=config.normalize)
-            linear = ForwardTransform.from_spec(spec).to(device)
-            metrics["ridge"] = closeness(linear, pairs, held, train) | retrieval(linear, pairs, held, classes)
-            metrics["ridge"]["strength"] = strength
+            linear, chosen = _closed_form(pairs, sample, held, config.replace(method="ridge"))
+            linear = linear.to(device)
+            measured = closeness(linear, pairs, held, train) | retrieval(linear, pairs, held, classes, queries=queries)
+            metrics["ridge"] = measured | chosen
         if classes is not None:
             metrics["new"] = retrieval(None, pairs, held, classes)
+        if h.uncertainty:
+            metrics["held_out"]["uncertainty_agreement"] = uncertainty_agreement(h, pairs, held)
     scales = activation_maxima(h, pairs, train[:: math.ceil(len(train) / SCALE_ROWS)])
     h = h.cpu()
     h.spaces = pairs.fingerprints()
     return FitResult(h, metrics, h.spaces, scales, pairs.rows, config)
 
 
-def _train(
-    pairs: Pairs, train: Tensor, config: FitConfig, on_epoch: Callable[[int, float], None] | None
-) -> tuple[ForwardTransform, list[float]]:
-    """The trained h, in eval mode at the scale of the arrays, and the mean loss of each epoch."""
-    device = train.device
-    factors = {name: 1 / (rms or 1.0) for name, rms in pairs.rms(train).items()}  # training rows may be all zero
-    generator = torch.Generator().manual_seed(config.seed)
-    side_dim = 0 if pairs.side is None else int(pairs.side.shape[2])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        h = ForwardTransform(
-            int(pairs.old.shape[2]), int(pairs.new.shape[2]), side_dim, config.inner_dim, config.normalize
+class _Training:
+    """A network, and all that its training needs."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        train: Tensor,
+        config: FitConfig,
+        labels: Sequence[Any] | npt.NDArray[Any] | None,
+        classifier: object,
+    ) -> None:
+        self.config, self.pairs = config, pairs
+        factors = {name: 1 / (rms or 1.0) for name, rms in pairs.rms(train).items()}  # training rows may be all zero
+        self.batches = Batches(pairs, train, factors, config)
+        self.labels, head = _targets(config, labels, classifier, pairs, train.device)
+        self.loss = TransformLoss(config.loss, int(pairs.new.shape[2]), head, factors["new"])
+
+    def run(
+        self, checkpoint: Checkpoint | None, log_dir: Path | None, on_epoch: OnEpoch | None
+    ) -> tuple[ForwardTransform, list[float]]:
+        """The trained h, in eval mode at the scale of the arrays, and the mean loss of each epoch."""
+        config, pairs, factors = self.config, self.pairs, self.batches.factors
+        dims = int(pairs.old.shape[2]), int(pairs.new.shape[2]), 0 if pairs.side is None else int(pairs.side.shape[2])
+        s = config.loss.uncertainty
+        network: ForwardTransform | ResidualTransform
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            if config.method == "fct":
+                network = ForwardTransform(*dims, config.inner_dim, config.normalize, uncertainty=s)
+            else:
+                network = ResidualTransform(*dims, config.hidden_dim, uncertainty=s)
+        network.to(self.batches.rows.device)
+        history = train_transform(
+            network,
+            self.batches,
+            self.loss,
+            labels=self.labels,
+            checkpoint=checkpoint,
+            log_dir=log_dir,
+            on_epoch=on_epoch,
         )
-    h = h.to(device)
-    optimizer = torch.optim.Adam(h.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    # Batches of nearly equal size, so that none is too small for BatchNorm.
-    batches = min(math.ceil(len(train) / config.batch_size), len(train) // 2)
-    steps, warmup = config.epochs * batches, round(config.warmup_epochs * batches)
-    scheduler = warmup_cosine_scheduler(optimizer, steps=steps, warmup_steps=warmup)
-    history = []
-    for epoch in range(config.epochs):
-        order = train[torch.randperm(len(train), generator=generator).to(device)]
-        views = torch.randint(pairs.views, (len(train),), generator=generator).to(device)
-        drawn = list(zip(order.tensor_split(batches), views.tensor_split(batches), strict=True))
-        if config.eval_mode_switch and epoch == math.ceil(config.epochs / 2):
-            _fix_batch_norm(h, pairs, drawn, factors)
-        total = torch.zeros((), device=device)
-        for rows, view in drawn:
-            old, side, new = _scaled(pairs.batch(rows, view), factors)
-            loss = F.mse_loss(h.raw(old, side), new)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            scheduler.step()
-            total += loss.detach() * len(rows)
-        history.append(float(total) / len(train))
-        if not math.isfinite(history[-1]):
-            raise NonFiniteError(f"training diverged in epoch {epoch} (the loss is {history[-1]}); lower lr")
-        if on_epoch is not None:
-            on_epoch(epoch, history[-1])
-    if h.training:
-        _fix_batch_norm(h, pairs, drawn, factors)
-    _fold_scales(h, factors)
-    return h, history
+        if isinstance(network, ResidualTransform):
+            network.fold(factors)
+            return ForwardTransform.from_spec(network.to_spec(normalize=config.normalize)), history
+        _fold_scales(network, factors)
+        return network, history
 
 
-def _scaled(
-    batch: tuple[Tensor, Tensor | None, Tensor], factors: dict[str, float]
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    old, side, new = batch
-    return old * factors["old"], None if side is None else side * factors["side"], new * factors["new"]
+def _targets(
+    config: FitConfig, labels: Any, classifier: object, pairs: Pairs, device: torch.device
+) -> tuple[Tensor | None, nn.Module | None]:
+    """Labels as the classifier numbers them, and the classifier; neither without a discriminative loss."""
+    if not config.loss.discriminative:
+        if classifier is not None:
+            raise ConfigError(
+                "classifier is only read by the discriminative loss; give it a weight in config.loss, or leave it out"
+            )
+        return None, None
+    if classifier is None or labels is None:
+        raise ConfigError("the discriminative loss needs the new model's classifier and labels; give both")
+    numbers = np.asarray(labels)
+    if numbers.dtype.kind not in "iu":
+        raise ConfigError(f"the discriminative loss needs labels that are integers, got {numbers.dtype}")
+    codes = torch.from_numpy(numbers.astype(np.int64)).to(device)
+    return codes, frozen_classifier(classifier, int(pairs.new.shape[2]), codes, device)
 
 
-@torch.no_grad()
-def _fix_batch_norm(
-    h: ForwardTransform, pairs: Pairs, batches: list[tuple[Tensor, Tensor]], factors: dict[str, float]
-) -> None:
-    """Go to eval mode, on statistics that are the plain mean over batches with the weights as they are now."""
-    norms = [m for m in h.modules() if isinstance(m, nn.BatchNorm1d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    for rows, view in batches[:NORM_BATCHES]:
-        old, side, _ = _scaled(pairs.batch(rows, view), factors)
-        h.raw(old, side)
-    for norm in norms:
-        norm.momentum = 0.1
-    h.eval()
+def _checkpoint(path: str | Path | None, every: float, training: _Training) -> Checkpoint | None:
+    if path is None:
+        return None
+    given = dict(training.pairs.named())
+    if training.loss.classifier is not None:
+        given |= training.loss.classifier.state_dict()
+    if training.labels is not None:
+        given["labels"] = training.labels
+    key = {
+        **training.config.to_json(),
+        "rows": digest_of(given),
+        "torch version": str(torch.__version__),
+        "number of threads": torch.get_num_threads(),
+    }
+    return Checkpoint(Path(path), key, every)
+
+
+def _closed_form(
+    pairs: Pairs, train: Tensor, held: Tensor, config: FitConfig
+) -> tuple[ForwardTransform, dict[str, Any]]:
+    spec, chosen = fit_map(
+        config.method,
+        pairs,
+        train,
+        held,
+        ridge_lambda=config.ridge_lambda,
+        rank=config.rank,
+        normalize=config.normalize,
+    )
+    return ForwardTransform.from_spec(spec), chosen
 
 
 def _fold_scales(h: ForwardTransform, factors: dict[str, float]) -> None:
@@ -205,8 +245,8 @@ def _fold_scales(h: ForwardTransform, factors: dict[str, float]) -> None:
             first.weight.mul_(factors[name])
         last = h.trunk[-1]
         assert isinstance(last, nn.Linear)
-        last.weight.div_(factors["new"])
-        last.bias.div_(factors["new"])
+        for tensor in (last.weight, last.bias):
+            tensor[: h.new_dim].div_(factors["new"])
 
 
 def _device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from fct_fast.evaluation import evaluate
 from fct_fast.training.pairs import Pairs, chunks
 from fct_fast.transform import ForwardTransform
 
-__all__ = ["activation_maxima", "closeness", "retrieval"]
+__all__ = ["activation_maxima", "closeness", "retrieval", "uncertainty_agreement"]
 
 EVAL_ROWS = 4096  # rows of one forward pass
 RETRIEVAL_ROWS = 10_000  # rows that retrieval is measured on, evenly spaced
@@ -31,7 +31,7 @@ def closeness(h: ForwardTransform, pairs: Pairs, rows: Tensor, train: Tensor) ->
     error, spread, cosine = 0.0, 0.0, 0.0
     for part in chunks(rows, EVAL_ROWS):
         old, side, new = pairs.batch(part)
-        out, new = h.raw(old, side).double(), new.double()
+        out, new = h.raw(old, side)[:, : h.new_dim].double(), new.double()
         error += float((out - new).square().sum())
         spread += float((new - mean).square().sum())
         cosine += float(F.cosine_similarity(out, new, dim=1).sum())
@@ -41,19 +41,39 @@ def closeness(h: ForwardTransform, pairs: Pairs, rows: Tensor, train: Tensor) ->
 
 @torch.no_grad()
 def retrieval(
-    h: ForwardTransform | None, pairs: Pairs, rows: Tensor, classes: npt.NDArray[np.int64] | None
+    h: ForwardTransform | None,
+    pairs: Pairs,
+    rows: Tensor,
+    classes: npt.NDArray[np.int64] | None,
+    *,
+    queries: bool = False,
 ) -> dict[str, float]:
-    """Leave-one-out retrieval among `rows`: queries are the true new rows, the gallery is h of (old, side), or with h
-    None the new rows themselves: {"cmc1", "cmc5", "map"}; empty without classes or where no row has a mate.
+    """Leave-one-out retrieval among `rows`: queries are the true target rows, the gallery is h of (old, side), or with
+    h None the target rows themselves: {"cmc1", "cmc5", "map"}; empty without classes or where no row has a mate.
+    With `queries` h maps the queries, and the gallery is the targets.
     """
     if classes is None:
         return {}
     rows = rows[:: math.ceil(len(rows) / RETRIEVAL_ROWS)]
     batches = [pairs.batch(part) for part in chunks(rows, EVAL_ROWS)]
-    queries = torch.cat([new for _, _, new in batches])
-    gallery = queries if h is None else torch.cat([h.raw(old, side) for old, side, _ in batches])
-    found = evaluate(queries.cpu().numpy(), gallery.cpu().numpy(), classes[rows.cpu().numpy()], exclude_self=True)
+    targets = torch.cat([new for _, _, new in batches])
+    mapped = targets if h is None else torch.cat([h.raw(old, side)[:, : h.new_dim] for old, side, _ in batches])
+    asked, gallery = (mapped, targets) if queries else (targets, mapped)
+    found = evaluate(asked.cpu().numpy(), gallery.cpu().numpy(), classes[rows.cpu().numpy()], exclude_self=True)
     return {"cmc1": found.cmc[1], "cmc5": found.cmc[5], "map": found.map} if found.queries else {}
+
+
+@torch.no_grad()
+def uncertainty_agreement(h: ForwardTransform, pairs: Pairs, rows: Tensor) -> float:
+    """Spearman's rank correlation over `rows` between s and the squared error before normalisation, in [-1, 1]."""
+    said, found = [], []
+    for part in chunks(rows, EVAL_ROWS):
+        old, side, new = pairs.batch(part)
+        out = h.raw(old, side)
+        said.append(out[:, h.new_dim])
+        found.append((out[:, : h.new_dim] - new).square().mean(dim=1))
+    ranks = torch.stack([torch.cat(x).argsort().argsort() for x in (said, found)])
+    return float(torch.corrcoef(ranks.double())[0, 1]) if len(rows) > 1 else 0.0
 
 
 def _mean_target(pairs: Pairs, rows: Tensor) -> Tensor:

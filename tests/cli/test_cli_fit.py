@@ -43,8 +43,8 @@ def test_ridge_for_people_and_a_better_map_than_none(world: World, run: Run) -> 
     told = run(*words(world, "--method", "ridge", "--limit", 800))
     assert told.code == 0
     assert "720 to train on, 80 held out" in told.out
-    line = next(line for line in told.out.splitlines() if line.startswith("linear map"))
-    cosine = float(line.split()[2])
+    line = next(line for line in told.out.splitlines() if line.startswith("ridge"))
+    cosine = float(line.split()[1])
     rows = slice(800, None)  # beyond the limit
     new = Upgrader(world / "fitted.safetensors")(world.load("old.npy")[rows], world.load("side.npy")[rows])
     measured = (new * world.load("new.npy")[rows]).sum(axis=1).mean()
@@ -67,3 +67,22 @@ def test_bad_pairs_are_one_sentence(world: World, run: Run) -> None:
     run(*words(world)).failed(1, "side")
     run(*words(world, "--lr", -1)).failed(2, "lr")
     assert not (world / "fitted.safetensors").exists()
+
+
+def test_options_come_from_a_file_and_the_command_line_comes_first(world: World, run: Run) -> None:
+    file = world / "fit.yaml"
+    file.write_text("inner_dim: 8\nepochs: 2\nwarmup_epochs: 1.0\nloss: {similarity: cosine}\n")
+    assert run(*words(world, "--config", file, "--epochs", 3)).code == 0
+    config = read_bundle(world / "fitted.safetensors").training["config"]
+    assert (config["epochs"], config["inner_dim"], config["loss"]["similarity"]) == (3, 16, "cosine")
+    file.write_text("epoch: 2\n")
+    run(*words(world, "--config", file, "-y")).failed(2, "no option epoch", "epochs")
+
+
+def test_a_training_goes_on_from_its_checkpoint(world: World, run: Run) -> None:
+    kept = ["--checkpoint", world / "state.safetensors", "--threads", 1, "--json", "-y"]
+    first = run(*words(world, *kept)).document["digest"]
+    again = run(*words(world, *kept))
+    assert again.document["digest"] == first
+    assert "2 of 2 epochs" not in again.err  # nothing was left to do
+    run(*words(world, *kept, "--lr", 0.1)).failed(2, "another lr", "0.1", "state.safetensors")

@@ -1,7 +1,6 @@
 """Recipes: those that ship are whole and consistent, and a mistake in one is named."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -14,11 +13,11 @@ def test_shipped_recipes_load_and_survive_json(name: str) -> None:
     recipe = load_recipe(name)
     assert isinstance(recipe, Recipe)
     assert recipe.dataset == name
-    assert recipe_from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
+    assert recipe_from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 def test_mistakes_are_named() -> None:
-    good = asdict(load_recipe("digits"))
+    good = load_recipe("digits").to_json()
     with pytest.raises(ConfigError, match=r"recipe\.side\.training has no temprature"):
         recipe_from_json({**good, "side": {"channels": 8, "training": {"steps": 5, "temprature": 1}}})
     with pytest.raises(ConfigError, match=r"recipe\.old must be an object"):

@@ -121,6 +121,6 @@ def _tiny() -> Recipe:
         old=replace(recipe.old, training=replace(recipe.old.training, steps=30)),
         side=replace(recipe.side, training=replace(recipe.side.training, steps=30)),
         new=replace(recipe.new, training=replace(recipe.new.training, steps=30)),
-        fit=replace(recipe.fit, epochs=4, warmup_epochs=0.0),
+        fit=recipe.fit.replace(epochs=4, warmup_epochs=0.0),
         pair_views=1,
     )

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from fct_fast import errors, evaluate, topk
 from fct_fast.evaluation import rank_scores
@@ -54,6 +55,18 @@ def test_leave_one_out_against_scikit_learn():
     assert got.cmc[5] == pytest.approx((ranks[ranks > 0] <= 5).mean())
     assert got.cmc[300] == 1.0
     assert got.map == pytest.approx(precisions[ranks > 0].mean())
+
+
+def test_average_precision_against_torchmetrics():
+    """On positive scores without ties: it drops rows that score 0 or less, and its order of ties is not defined."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((20, 70), dtype=np.float32)
+    query_labels, gallery_labels = rng.integers(0, 6, 20), rng.integers(0, 6, 70)
+    got = rank_scores(scores, query_labels, gallery_labels)
+    for i in range(20):
+        hit = torch.from_numpy(gallery_labels == query_labels[i])
+        want = float(retrieval_average_precision(torch.from_numpy(scores[i]), hit))
+        assert got.average_precision[i] == pytest.approx(want, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])

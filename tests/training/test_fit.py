@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -16,7 +15,7 @@ from fct_fast.training import FitConfig, FitResult, fit
 from fct_fast.training.pairs import split_rows
 
 QUICK = FitConfig(inner_dim=64, epochs=20, batch_size=128, lr=4e-3, warmup_epochs=1, device="cpu")
-ONE = dataclasses.replace(QUICK, epochs=1)
+ONE = QUICK.replace(epochs=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,7 +108,7 @@ def test_retrieval_is_measured_where_labels_are_given(data, result):
 
 
 def test_normalize_changes_the_output_only(data, result):
-    raw = fit(**arrays(data), labels=data["labels"], config=dataclasses.replace(QUICK, normalize=False))
+    raw = fit(**arrays(data), labels=data["labels"], config=QUICK.replace(normalize=False))
     assert not raw.transform.normalize
     assert raw.metrics == result.metrics
     old, side = torch.from_numpy(data["old"][:9]), torch.from_numpy(data["side"][:9])
@@ -176,7 +175,7 @@ def test_held_out_rows_are_never_trained_on(data):
 
 
 def test_no_rows_held_out(data):
-    result = fit(**arrays(data), config=dataclasses.replace(ONE, held_out=0))
+    result = fit(**arrays(data), config=ONE.replace(held_out=0))
     assert result.metrics.keys() == {"train_rows", "held_out_rows", "loss"}
     assert result.metrics["train_rows"] == 1200
 
@@ -210,7 +209,7 @@ def test_a_seed_decides_all_and_the_global_state_is_left_alone(data):
     second = fit(**arrays(data), config=ONE)
     assert second.transform.to_spec() == first.transform.to_spec()
     assert second.metrics == first.metrics
-    third = fit(**arrays(data), config=dataclasses.replace(ONE, seed=1))
+    third = fit(**arrays(data), config=ONE.replace(seed=1))
     assert third.transform.to_spec() != first.transform.to_spec()
 
 
@@ -243,7 +242,7 @@ def test_arrays_of_any_floating_kind(data, kind):
 
 def test_on_epoch_is_told_of_each_epoch(data):
     told: list[tuple[int, float]] = []
-    result = fit(**arrays(data), config=dataclasses.replace(QUICK, epochs=3), on_epoch=lambda *x: told.append(x))
+    result = fit(**arrays(data), config=QUICK.replace(epochs=3), on_epoch=lambda *x: told.append(x))
     assert told == list(enumerate(result.metrics["loss"]))
 
 
@@ -253,17 +252,17 @@ def test_on_epoch_is_told_of_each_epoch(data):
 def test_the_smallest_fits_run():
     small = world(16)
     for held_out in (0, 0.1, 0.5):
-        result = fit(**arrays(small), config=dataclasses.replace(QUICK, epochs=2, held_out=held_out))
+        result = fit(**arrays(small), config=QUICK.replace(epochs=2, held_out=held_out))
         json.dumps(result.summary, allow_nan=False)
         assert np.isfinite(oracle(result, small)).all()
-    tails = dataclasses.replace(QUICK, epochs=1, batch_size=2, held_out=0)  # 17 rows in batches of 2: none of 1
+    tails = QUICK.replace(epochs=1, batch_size=2, held_out=0)  # 17 rows in batches of 2: none of 1
     fit(**arrays(world(17)), config=tails)
 
 
 def test_a_short_fit_has_batch_norm_statistics_of_its_own(data):
     """Running statistics would still be near their start after so few steps, and h useless."""
     for switch in (True, False):
-        config = dataclasses.replace(QUICK, epochs=4, batch_size=1024, warmup_epochs=0.5, eval_mode_switch=switch)
+        config = QUICK.replace(epochs=4, batch_size=1024, warmup_epochs=0.5, eval_mode_switch=switch)
         assert fit(**arrays(data), config=config).metrics["held_out"]["r2"] > 0
 
 
@@ -295,7 +294,7 @@ def test_ridge_as_baseline_is_the_same_ridge(data):
     alone = fit(**arrays(data), config=FitConfig(method="ridge", device="cpu"))
     baseline = fit(**arrays(data), config=ONE).metrics["ridge"]
     assert {**alone.metrics["held_out"], "strength": alone.metrics["strength"]} == pytest.approx(baseline)
-    assert "ridge" not in fit(**arrays(data), config=dataclasses.replace(ONE, baseline=False)).metrics
+    assert "ridge" not in fit(**arrays(data), config=ONE.replace(baseline=False)).metrics
 
 
 # ---- bad input
@@ -347,12 +346,12 @@ def test_keyword_only(data):
 
 def test_a_training_that_diverges_says_so(data):
     with pytest.raises(NonFiniteError, match="lower lr"):
-        fit(**arrays(data), config=dataclasses.replace(QUICK, lr=1e30, warmup_epochs=0))
+        fit(**arrays(data), config=QUICK.replace(lr=1e30, warmup_epochs=0))
 
 
 def test_a_missing_gpu_is_a_sentence(data):
     if torch.cuda.is_available():
-        assert fit(**arrays(data), config=dataclasses.replace(ONE, device="cuda")).metrics["loss"]
+        assert fit(**arrays(data), config=ONE.replace(device="cuda")).metrics["loss"]
         return
     with pytest.raises(DeviceError, match="no usable GPU"):
-        fit(**arrays(data), config=dataclasses.replace(ONE, device="cuda"))
+        fit(**arrays(data), config=ONE.replace(device="cuda"))

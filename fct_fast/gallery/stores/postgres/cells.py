@@ -23,7 +23,7 @@ def numbers(data: bytes, nulls: bytes, kind: Kind) -> pa.Array:
     import pyarrow as pa
 
     assert kind.dtype is not None
-    values: Values = np.frombuffer(data, kind.dtype).astype(np.bool_ if kind.wire == "boolean" else _native(kind))
+    values: Values = np.frombuffer(data, kind.dtype).astype(np.bool_ if kind.wire == "boolean" else _plain_values(kind))
     if kind.base:  # and not for nothing: -0.0 + 0 is 0.0
         values += np.array(kind.base, values.dtype)
     plain = pa.array(values, mask=np.frombuffer(nulls, np.bool_))
@@ -76,7 +76,7 @@ def _wire_values(column: pa.Array) -> pa.Array:
     assert kind is not None
     if kind.dtype is None:
         return column.cast(pa.large_binary() if kind.wire == "bytea" else pa.large_string()).cast(pa.large_binary())
-    storage = pa.uint8() if kind.wire == "boolean" else pa.from_numpy_dtype(_native(kind))
+    storage = pa.uint8() if kind.wire == "boolean" else pa.from_numpy_dtype(_plain_values(kind))
     values: Values = pc.fill_null(column.cast(kind.arrow).cast(storage), pa.scalar(0, storage)).to_numpy()
     if kind.base and len(values) and int(values.min()) < np.iinfo(values.dtype).min + kind.base:
         raise OverflowError("a time too long ago")
@@ -98,6 +98,6 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
 
 
-def _native(kind: Kind) -> np.dtype[Any]:
+def _plain_values(kind: Kind) -> np.dtype[Any]:
     assert kind.dtype is not None
     return kind.dtype.newbyteorder("=")

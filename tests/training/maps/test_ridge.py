@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from fct_fast.training.maps.linear import STRENGTHS
+from fct_fast.training.maps.ridge import fit_ridge
 from fct_fast.training.pairs import Pairs
-from fct_fast.training.ridge import RIDGE_GRID, fit_ridge
 
 
 def rows(n=400, views=None, seed=0):
@@ -65,6 +66,6 @@ def test_the_best_strength_of_the_grid_is_chosen_on_the_held_out_rows():
         other, _ = solve(old, None, new, strength, train)
         return np.square(other.apply_float64(old[80:]) - new[80:]).sum()
 
-    assert chosen == min(RIDGE_GRID, key=error)
+    assert chosen == min(STRENGTHS, key=error)
     assert 1e-6 < chosen < 100
     assert np.square(spec.apply_float64(old[80:]) - new[80:]).sum() == pytest.approx(error(chosen))
