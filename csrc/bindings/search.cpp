@@ -6,6 +6,7 @@
 #include "bindings/bindings.hpp"
 #include "bindings/dlpack.hpp"
 #include "core/rank.hpp"
+#include "core/rank_curve.hpp"
 #include "core/topk.hpp"
 
 namespace fct::python {
@@ -67,26 +68,19 @@ void pack_gallery_array(const std::string& level, const py::object& gallery, con
   run_released([&](const StopFn& stop) { pack_gallery(cpu_level, rows, which, target, threads, stop); });
 }
 
-// The arrays of a Positives and a RankResult, checked against each other: kernels index with them.
-class RankArrays {
+// The arrays of a Positives, checked against each other: kernels index with them.
+class PositiveArrays {
  public:
-  RankArrays(int64_t queries, int64_t rows, const py::object& query_classes, const py::object& class_starts,
-             const py::object& class_rows, bool exclude_self, const py::object& first_rank,
-             const py::object& average_precision, const py::object& positives)
+  PositiveArrays(int64_t queries, int64_t rows, const py::object& query_classes, const py::object& class_starts,
+                 const py::object& class_rows, bool exclude_self)
       : query_classes_(query_classes, "query_classes", false),
         class_starts_(class_starts, "class_starts", false),
-        class_rows_(class_rows, "class_rows", false),
-        first_rank_(first_rank, "first_rank", true),
-        average_precision_(average_precision, "average_precision", true),
-        positives_(positives, "positives", true) {
+        class_rows_(class_rows, "class_rows", false) {
     const int64_t classes = class_starts_.size() - 1;
     input = {.query_classes = query_classes_.vector<int64_t>(queries),
              .class_starts = class_starts_.vector<int64_t>(classes + 1),
              .class_rows = class_rows_.vector<int64_t>(rows),
              .exclude_self = exclude_self};
-    result = {.first_rank = first_rank_.vector<int64_t>(queries),
-              .average_precision = average_precision_.vector<double>(queries),
-              .positives = positives_.vector<int64_t>(queries)};
     bool sound = classes >= 0 && input.class_starts[0] == 0 && input.class_starts[classes] == rows;
     for (int64_t c = 0; sound && c < classes; ++c) sound = input.class_starts[c] <= input.class_starts[c + 1];
     for (int64_t i = 0; sound && i < rows; ++i) sound = input.class_rows[i] >= 0 && input.class_rows[i] < rows;
@@ -97,10 +91,30 @@ class RankArrays {
   }
 
   Positives input;
+
+ private:
+  Array query_classes_, class_starts_, class_rows_;
+};
+
+// The same with the arrays of a RankResult.
+class RankArrays : public PositiveArrays {
+ public:
+  RankArrays(int64_t queries, int64_t rows, const py::object& query_classes, const py::object& class_starts,
+             const py::object& class_rows, bool exclude_self, const py::object& first_rank,
+             const py::object& average_precision, const py::object& positives)
+      : PositiveArrays(queries, rows, query_classes, class_starts, class_rows, exclude_self),
+        first_rank_(first_rank, "first_rank", true),
+        average_precision_(average_precision, "average_precision", true),
+        positives_(positives, "positives", true) {
+    result = {.first_rank = first_rank_.vector<int64_t>(queries),
+              .average_precision = average_precision_.vector<double>(queries),
+              .positives = positives_.vector<int64_t>(queries)};
+  }
+
   RankResult result;
 
  private:
-  Array query_classes_, class_starts_, class_rows_, first_rank_, average_precision_, positives_;
+  Array first_rank_, average_precision_, positives_;
 };
 
 void rank_arrays(const std::string& level, const py::object& queries, const py::object& gallery,
@@ -135,6 +149,42 @@ void rank_score_array(const std::string& level, const py::object& scores, const 
   run_released([&](const StopFn& stop) { rank_scores(cpu_level, view, arrays.input, arrays.result, threads, stop); });
 }
 
+// first_rank and average_precision are [points * queries].
+void rank_curve_arrays(const std::string& level, const py::object& queries, const py::object& before,
+                       const py::object& after, const py::object& replaced_at, int32_t points,
+                       const std::string& metric, const py::object& query_classes, const py::object& class_starts,
+                       const py::object& class_rows, bool exclude_self, const py::object& first_rank,
+                       const py::object& average_precision, int threads) {
+  const Array query_array(queries, "queries", false);
+  const Array before_array(before, "before", false);
+  const Array after_array(after, "after", false);
+  const Array replaced_array(replaced_at, "replaced_at", false);
+  const Array first_rank_array(first_rank, "first_rank", true);
+  const Array precision_array(average_precision, "average_precision", true);
+  CurveCall call{.queries = query_array.matrix(),
+                 .before = before_array.matrix(),
+                 .after = after_array.matrix(),
+                 .replaced_at = nullptr,
+                 .points = points,
+                 .metric = metric_from(metric),
+                 .threads = threads};
+  check_same_dim(call.queries, call.before);
+  check_same_dim(call.queries, call.after);
+  const int64_t rows = call.before.rows;
+  if (call.after.rows != rows) throw ShapeError("before and after must have the same rows");
+  if (points < 1) throw ShapeError("a curve has at least one point");
+  call.replaced_at = replaced_array.vector<int32_t>(rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    if (call.replaced_at[i] < 0 || call.replaced_at[i] > points) throw ShapeError("replaced_at is outside the curve");
+  }
+  const PositiveArrays positives(call.queries.rows, rows, query_classes, class_starts, class_rows, exclude_self);
+  call.positives = positives.input;
+  call.result = {.first_rank = first_rank_array.vector<int64_t>(points * call.queries.rows),
+                 .average_precision = precision_array.vector<double>(points * call.queries.rows)};
+  const CpuLevel cpu_level = level_from_name(level);
+  run_released([&](const StopFn& stop) { rank_curve(cpu_level, call, stop); });
+}
+
 }  // namespace
 
 void bind_search(py::module_& module) {
@@ -143,6 +193,7 @@ void bind_search(py::module_& module) {
   module.def("pack_gallery", pack_gallery_array);
   module.def("rank", rank_arrays);
   module.def("rank_scores", rank_score_array);
+  module.def("rank_curve", rank_curve_arrays);
 }
 
 }  // namespace fct::python
