@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from fct_fast import Upgrader
 from fct_fast.errors import ConfigError, ShapeError
 from fct_fast.spec import Branch, Layer, TransformSpec
-from fct_fast.training.maps.interpolation import SHARES, fit_interpolation, interpolate
+from fct_fast.training.maps.interpolation import SHARES, _neighbours, fit_interpolation, interpolate
 from fct_fast.training.maps.procrustes import fit_procrustes
 from fct_fast.training.pairs import Pairs
 
@@ -106,6 +106,17 @@ def test_the_share_is_what_a_plain_search_of_the_held_out_rows_prefers(by_labels
     assert chosen["share"] == best
     expected = unit(best * mapped / norms[0] + (1 - best) * old / norms[1])
     np.testing.assert_allclose(spec.apply_float64(new, old), expected, atol=1e-5)
+
+
+def test_neighbours_leave_out_the_row_itself_also_among_many_copies():
+    rng = np.random.default_rng(6)
+    queries, gallery = (rng.normal(size=(30, 4)).astype(np.float32) for _ in range(2))
+    scores = unit(queries) @ unit(gallery).T
+    np.fill_diagonal(scores, -np.inf)
+    assert np.array_equal(_neighbours(queries, gallery, 5), np.argsort(-scores, axis=1)[:, :5])
+    copies = _neighbours(queries[:1].repeat(30, axis=0), gallery[:1].repeat(30, axis=0), 5)
+    assert copies.shape == (30, 5)
+    assert not (copies == np.arange(30)[:, None]).any()
 
 
 def test_the_scales_of_both_spaces_do_not_matter():

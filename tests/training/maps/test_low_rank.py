@@ -89,6 +89,15 @@ def test_a_planted_rank_is_found_on_held_out_rows(strength):
     assert solve(old, None, noisy, strength, "held_out", train, held)[2] <= 4
 
 
+def test_of_ranks_that_do_equally_well_the_smallest_is_chosen():
+    """Inputs of rank 3 cannot use more: all ranks from 3 on differ by rounding."""
+    rng = np.random.default_rng(5)
+    for _ in range(5):
+        old = (rng.normal(size=(300, 3)) @ rng.integers(-4, 5, size=(3, 20))).astype(np.float32)
+        new = (old @ rng.normal(size=(20, 12)) + rng.normal(size=(300, 12))).astype(np.float32)
+        assert solve(old, None, new, 1e-3, "held_out", torch.arange(200), torch.arange(200, 300))[2] == 3
+
+
 @pytest.mark.parametrize(("strength", "rank"), [(None, "held_out"), (None, 3), (0.1, "held_out")])
 def test_the_choice_is_the_best_of_all(strength, rank):
     old, side, new = data(n=60, seed=2)
