@@ -87,7 +87,7 @@ def lines(
         return round(bottom - (bottom - top) * (value - low) / (high - low), 1)
 
     end = width - right
-    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" class="chart">').format(width, height)]
+    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" class="chart lines">').format(width, height)]
     for tick in ticks:
         grid = (left, end, y(tick))
         parts.append(Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" class="grid"/>').format(*grid))

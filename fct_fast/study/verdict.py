@@ -73,10 +73,8 @@ def decide(facts: Facts) -> Verdict:
             notes,
             1.0,
         )
-    won = (
-        f"wins {100 * f.gap_closed:.0f} % of the gap between the old and the new model "
-        f"({f.measure} {_gain(f.upgrade_gain)})"
-    )
+    part = f"{100 * f.gap_closed:.0f} % of" if f.gap_closed < 1 else "all of"
+    won = f"wins {part} the gap between the old and the new model ({f.measure} {_gain(f.upgrade_gain)})"
     if f.gap_closed >= f.target:
         return Verdict("upgrade", f"Upgrade with {f.best}: it {won}, and no row must be re-embedded.", notes, 0.0)
     return Verdict(
