@@ -10,7 +10,7 @@ from torch import Tensor
 from fct_fast.errors import ConfigError
 from fct_fast.spec import Branch, Layer, TransformSpec
 from fct_fast.training.maps.moments import F64, Moments
-from fct_fast.training.pairs import CHUNK_ROWS, Pairs, chunks
+from fct_fast.training.pairs import Pairs
 
 __all__ = ["STRENGTHS", "best_strength", "linear_spec", "squared_error"]
 
@@ -46,19 +46,25 @@ def linear_spec(moments: Moments, layers: Sequence[tuple[F64, F64]], *, normaliz
     )
 
 
-def squared_error(pairs: Pairs, rows: Tensor, moments: Moments, weights: F64, bias: F64) -> float:
-    """Sum of |x @ weights + bias - y|^2 over `rows`, view 0, in the units of `moments`."""
-    total = 0.0
-    for part in chunks(rows, CHUNK_ROWS):
-        x, y = moments.batch(pairs, part)
-        total += float(np.square(x @ weights + bias - y).sum())
-    return total
+def squared_error(held: Moments, weights: F64, bias: F64) -> float:
+    """Mean of |x @ weights + bias - y|^2 over the rows of `held`, in its units.
+
+    From the moments, as many strengths are tried on the same rows; rounding makes errors below 1e-12 of y's variance
+    alike, where the choice no longer matters.
+    """
+    assert held.yy is not None  # Moments.held_out has them
+    spread = float(np.sum(weights * (held.xx @ weights - 2 * held.xy))) + float(np.trace(held.yy))
+    return spread + float(np.square(held.x_mean @ weights + bias - held.y_mean).sum())
 
 
-def best_strength(held: Tensor, error: Callable[[float], float]) -> float:
-    """The strength of `STRENGTHS` with the least error on the held-out rows. Raises ConfigError without such rows."""
-    require_held_out(held, "strength")
-    return min(STRENGTHS, key=error)
+def best_strength(pairs: Pairs, rows: Tensor, moments: Moments, solve: Callable[[float], tuple[F64, F64]]) -> float:
+    """The strength of `STRENGTHS` whose (weights, bias) has the least squared error on held-out rows, view 0.
+
+    Raises ConfigError where there are no such rows.
+    """
+    require_held_out(rows, "strength")
+    held = moments.held_out(pairs, rows)
+    return min(STRENGTHS, key=lambda strength: squared_error(held, *solve(strength)))
 
 
 def require_held_out(held: Tensor, what: str) -> None:

@@ -16,7 +16,7 @@ from fct_fast.spec import TransformSpec
 from fct_fast.training.maps.linear import STRENGTHS, linear_spec, require_held_out
 from fct_fast.training.maps.moments import F64, Moments
 from fct_fast.training.maps.ridge import RidgePath
-from fct_fast.training.pairs import CHUNK_ROWS, Pairs, chunks
+from fct_fast.training.pairs import Pairs
 
 __all__ = ["RANK_SHARE", "Rank", "fit_low_rank"]
 
@@ -51,16 +51,18 @@ def fit_low_rank(
     x_dim, y_dim = moments.xy.shape
     most = min(x_dim, y_dim)
     ranks = np.arange(1, most + 1) if rank == "held_out" else np.array([_rank(rank, most)])
+    apart: Moments | None = None
     if strength is None or rank == "held_out":
         require_held_out(held, "strength or rank")
+        apart = moments.held_out(pairs, held)
     path = RidgePath(moments)
 
     best: tuple[float, float, int, F64] | None = None
     for candidate in STRENGTHS if strength is None else (strength,):
         directions = np.linalg.eigh(path.explained(candidate))[1][:, ::-1]
         chosen, error = int(ranks[0]), 0.0
-        if strength is None or rank == "held_out":
-            errors, spread = _errors_by_rank(pairs, held, moments, path.weights(candidate), directions)
+        if apart is not None:
+            errors, spread = _errors_by_rank(moments, apart, path.weights(candidate), directions)
             errors = errors[ranks]
             chosen = int(ranks[np.argmax(errors <= errors.min() + _SAME * spread)])
             error = float(errors.min())
@@ -88,17 +90,18 @@ def _rank(rank: Rank, most: int) -> int:
     )
 
 
-def _errors_by_rank(pairs: Pairs, rows: Tensor, moments: Moments, weights: F64, directions: F64) -> tuple[F64, float]:
-    """Squared error over `rows` with the first 0, 1, ... y_dim of the directions kept, and that of predicting the mean.
+def _errors_by_rank(moments: Moments, held: Moments, weights: F64, directions: F64) -> tuple[F64, float]:
+    """Mean squared error on `held` with the first 0, 1, ... y_dim of the directions kept, and that of the mean alone.
 
-    A direction that is kept costs what its prediction misses, one that is dropped the target itself, so one pass gives
-    all.
+    A direction that is kept costs what its prediction misses, one that is dropped the target itself, so all ranks come
+    from the errors of the single directions.
     """
-    kept, dropped = np.zeros(len(directions)), np.zeros(len(directions))
-    for part in chunks(rows, CHUNK_ROWS):
-        x, y = moments.batch(pairs, part)
-        target = (y - moments.y_mean) @ directions
-        kept += np.square((x - moments.x_mean) @ weights @ directions - target).sum(axis=0)
-        dropped += np.square(target).sum(axis=0)
+    assert held.yy is not None  # Moments.held_out has them
+    weights = weights @ directions
+    target = (held.y_mean - moments.y_mean) @ directions
+    spread = np.sum(directions * (held.yy @ directions), axis=0)
+    dropped = spread + np.square(target)
+    kept = np.sum(weights * (held.xx @ weights - 2 * held.xy @ directions), axis=0) + spread
+    kept += np.square((held.x_mean - moments.x_mean) @ weights - target)
     errors = np.concatenate([[0], kept.cumsum()]) + np.concatenate([dropped[::-1].cumsum()[::-1], [0]])
     return errors, float(dropped.sum())

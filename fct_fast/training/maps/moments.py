@@ -39,16 +39,23 @@ class Moments:
     def of(cls, pairs: Pairs, rows: Tensor, *, of_targets: bool = False, rms_units: bool = True) -> Moments:
         """Over `rows` and all views, in chunks, on the device of the pairs. of_targets: yy too. rms_units: False leaves
         the arrays as they are."""
-        dims = {name: int(x.shape[2]) for name, x in pairs.named()}
-        scale = dict.fromkeys(dims, 1.0)
+        scale = {name: 1.0 for name, _ in pairs.named()}
         if rms_units:
             scale = {name: 1 / (rms or 1.0) for name, rms in pairs.rms(rows).items()}
+        return cls._in_units(pairs, rows, range(pairs.views), scale, of_targets)
+
+    def held_out(self, pairs: Pairs, rows: Tensor) -> Moments:
+        """Those of other rows, view 0, in the units of these, yy included: what `squared_error` reads."""
+        return self._in_units(pairs, rows, range(1), self.scale, True)
+
+    @classmethod
+    def _in_units(cls, pairs: Pairs, rows: Tensor, views: range, scale: dict[str, float], of_targets: bool) -> Moments:
         # Differences from a mean that is nearly right: an offset that is large beside the spread then costs no digits.
         x_near, y_near = (t.mean(dim=0) for t in in_units(pairs, rows[:CHUNK_ROWS], 0, scale))
         count, x_sum, y_sum = 0, torch.zeros_like(x_near), torch.zeros_like(y_near)
         xx, xy = x_near.new_zeros(len(x_near), len(x_near)), x_near.new_zeros(len(x_near), len(y_near))
         yy = y_near.new_zeros(len(y_near), len(y_near)) if of_targets else None
-        for view in range(pairs.views):
+        for view in views:
             for part in chunks(rows, CHUNK_ROWS):
                 x, y = in_units(pairs, part, view, scale)
                 x, y = x - x_near, y - y_near
@@ -62,7 +69,7 @@ class Moments:
         x_off, y_off = x_sum / count, y_sum / count
         return cls(
             count=count,
-            dims=dims,
+            dims={name: int(x.shape[2]) for name, x in pairs.named()},
             scale=scale,
             x_mean=_numpy(x_near + x_off),
             y_mean=_numpy(y_near + y_off),
@@ -70,11 +77,6 @@ class Moments:
             xy=_numpy(xy / count - torch.outer(x_off, y_off)),
             yy=None if yy is None else _numpy(yy / count - torch.outer(y_off, y_off)),
         )
-
-    def batch(self, pairs: Pairs, rows: Tensor) -> tuple[F64, F64]:
-        """(x, y) of `rows` in these units, in view 0."""
-        x, y = in_units(pairs, rows, 0, self.scale)
-        return _numpy(x), _numpy(y)
 
 
 def in_units(pairs: Pairs, rows: Tensor, view: int, scale: dict[str, float]) -> tuple[Tensor, Tensor]:

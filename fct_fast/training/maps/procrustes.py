@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fct_fast.spec import TransformSpec
-from fct_fast.training.maps.linear import best_strength, linear_spec, squared_error
+from fct_fast.training.maps.linear import best_strength, linear_spec
 from fct_fast.training.maps.moments import F64, Moments
 from fct_fast.training.maps.ridge import shrunk_power
 from fct_fast.training.pairs import Pairs
@@ -77,18 +77,14 @@ def fit_procrustes(
     assert moments.yy is not None  # asked for above
     x_roots, y_roots = _Roots(moments.xx), _Roots(moments.yy)
 
-    def solve(candidate: float) -> F64:
+    def solve(candidate: float) -> tuple[F64, F64]:
         whiten_x, whiten_y = x_roots.power(candidate, -0.5), y_roots.power(candidate, -0.5)
         weights = whiten_x @ orthogonal(whiten_x @ moments.xy @ whiten_y) @ y_roots.power(candidate, 0.5)
-        return _least_squares_factor(weights, moments.xx, moments.xy) * weights if scale else weights
+        weights = _least_squares_factor(weights, moments.xx, moments.xy) * weights if scale else weights
+        return weights, bias(weights)
 
-    def error(candidate: float) -> float:
-        weights = solve(candidate)
-        return squared_error(pairs, held, moments, weights, bias(weights))
-
-    strength = best_strength(held, error) if strength is None else strength
-    weights = solve(strength)
-    return linear_spec(moments, [(weights, bias(weights))], normalize=normalize), strength
+    strength = best_strength(pairs, held, moments, solve) if strength is None else strength
+    return linear_spec(moments, [solve(strength)], normalize=normalize), strength
 
 
 def orthogonal(m: F64) -> F64:

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from fct_fast.spec import TransformSpec
-from fct_fast.training.maps.linear import best_strength, linear_spec, squared_error
+from fct_fast.training.maps.linear import best_strength, linear_spec
 from fct_fast.training.maps.moments import F64, Moments
 from fct_fast.training.pairs import Pairs
 
@@ -50,16 +50,12 @@ def fit_ridge(
     moments = Moments.of(pairs, train)
     path = RidgePath(moments)
 
-    def bias(weights: F64) -> F64:
-        return moments.y_mean - moments.x_mean @ weights
-
-    def error(candidate: float) -> float:
+    def solve(candidate: float) -> tuple[F64, F64]:
         weights = path.weights(candidate)
-        return squared_error(pairs, held, moments, weights, bias(weights))
+        return weights, moments.y_mean - moments.x_mean @ weights
 
-    strength = best_strength(held, error) if strength is None else strength
-    weights = path.weights(strength)
-    return linear_spec(moments, [(weights, bias(weights))], normalize=normalize), strength
+    strength = best_strength(pairs, held, moments, solve) if strength is None else strength
+    return linear_spec(moments, [solve(strength)], normalize=normalize), strength
 
 
 def shrunk_power(eigenvalues: F64, strength: float, power: float) -> F64:
