@@ -249,6 +249,11 @@ def test_rows_at_the_end_of_float32() -> None:
     wide = np.full((2, 4), 3e38, np.float32) * np.array([[1], [-1]], np.float32)
     with pytest.raises(NonFiniteError, match="row 0 .* pca step"):
         fit_codec("pca1", wide)
+    along = fit_codec("pca1", np.array([[-1] * 4, [1] * 4], np.float32))
+    late = np.zeros((9000, 4), np.float32)
+    late[8999] = 3e38  # finite, but not along the diagonal
+    with pytest.raises(NonFiniteError, match="row 8999 .* pca step"):
+        along.encode(late)
 
 
 def test_codecs_need_no_torch() -> None:
