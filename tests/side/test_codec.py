@@ -143,9 +143,9 @@ def test_pq_loses_no_more_than_faiss() -> None:
     """On rows that the codebooks were not fitted on, at equal bytes."""
     faiss = pytest.importorskip("faiss")
     rng = np.random.default_rng(3)
-    both = (rng.normal(size=(4500, 12)) @ rng.normal(size=(12, 12))).astype(np.float32)
-    known, unseen = both[:3500], both[3500:]
-    codec, theirs = fit_codec("pq3", known), faiss.ProductQuantizer(12, 3, 8)
+    both = (rng.normal(size=(3000, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
+    known, unseen = both[:2000], both[2000:]
+    codec, theirs = fit_codec("pq2", known), faiss.ProductQuantizer(6, 2, 8)
     theirs.cp.min_points_per_centroid = 1  # else a warning
     theirs.train(known)
     ours = np.square(codec.decode(codec.encode(unseen)) - unseen).mean()

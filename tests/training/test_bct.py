@@ -132,9 +132,9 @@ def test_the_old_model_and_its_head_stay_as_they_were(old: tuple[StrideCNN, Clas
 def test_the_new_model_can_be_searched_against_the_old_gallery(old: tuple[StrideCNN, ClassifierHead]) -> None:
     """CMC@1 of new queries in the old gallery: an independent model finds nothing there."""
     old_model, old_head = old
-    data, config = views(), ControlConfig(120, batch_size=128)
+    data, config = views(), ControlConfig(80, batch_size=96)
     nets = {"free": model(), "bct": model(), "bct all": model(), "l2": model()}
-    train_backbone(nets["free"], data, BackboneConfig(120, batch_size=128), seed=2)
+    train_backbone(nets["free"], data, BackboneConfig(80, batch_size=96), seed=2)
     train_bct(nets["bct"], data, config, old_head=old_head, seed=2)
     everything = extended_head(old_head, old_model, data, seed=0)
     train_bct(nets["bct all"], data, config, old_head=everything, seed=2)

@@ -73,7 +73,7 @@ def test_views_of_an_item_come_together_and_no_dimension_dies() -> None:
     losses = train_vicreg(model, unlabelled, VICRegConfig(100, batch_size=128, expander_dim=64), seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 2
-    assert found() > before + 0.15, (before, found())
+    assert found() > before + 0.1, (before, found())
     assert float(embedded(1).std(dim=0).min()) > 0.1
 
 
