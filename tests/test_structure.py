@@ -39,7 +39,8 @@ LAYERS = {
     "study": 6,
     "report": 5,
     "demo": 6,
-    "cli": 7,
+    "experiment": 7,
+    "cli": 8,
 }
 # Imports inside a function that point up or sideways, each for a reason.
 DEFERRED = {

@@ -22,6 +22,7 @@ _DEBUG = "--debug"
 # Verb -> the module that holds it, in the order of the help page.
 _VERBS = {
     "demo": "demo",
+    "train": "train",
     "sample": "sample",
     "fit": "fit",
     "import": "import_checkpoint",

@@ -13,7 +13,7 @@ from fct_fast.training.backbone import BackboneConfig
 from fct_fast.training.config import FitConfig
 from fct_fast.training.simclr import SimCLRConfig
 
-__all__ = ["RECIPES", "BackboneRecipe", "Recipe", "SimCLRRecipe", "load_recipe"]
+__all__ = ["RECIPES", "BackboneRecipe", "Recipe", "SimCLRRecipe", "built", "load_recipe", "recipe_from_json"]
 
 RECIPES = ("glyphs", "digits")
 T = TypeVar("T")
@@ -79,11 +79,14 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
 
     Raises ConfigError for a key that does not exist and for a value that its class refuses.
     """
-    return _built(Recipe, values, "recipe")
+    return built(Recipe, values, "recipe")
 
 
-def _built(kind: type[T], values: Any, where: str) -> T:
-    """An instance of a dataclass from a JSON object, its nested dataclasses likewise."""
+def built(kind: type[T], values: Any, where: str) -> T:
+    """An instance of a dataclass from a JSON object, its nested dataclasses likewise. where: what messages call it.
+
+    Raises ConfigError as `recipe_from_json`.
+    """
     values = _named(values, where)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - known):
@@ -92,7 +95,7 @@ def _built(kind: type[T], values: Any, where: str) -> T:
     arguments = {}
     for name, value in values.items():
         if is_dataclass(hints[name]):
-            value = _built(hints[name], value, f"{where}.{name}")
+            value = built(hints[name], value, f"{where}.{name}")
         elif hints[name] is FitConfig:
             value = FitConfig(**_named(value, f"{where}.{name}"))
         arguments[name] = tuple(value) if isinstance(value, list) else value

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fct_fast.demo.data import EvalSplit, load_data
 from fct_fast.demo.gallery import backfill_gallery, claim_folder, store_gallery
-from fct_fast.demo.models import train_models
+from fct_fast.demo.models import seed_of, train_models
 from fct_fast.demo.pictures import picture_rows
 from fct_fast.demo.recipe import Recipe, load_recipe
 from fct_fast.demo.result import DemoResult, Row
@@ -68,10 +68,17 @@ def _run(
     trained = train_models(data, recipe, seed=seed, on_stage=stages.begin)
 
     on_step = stages.begin("embed the pairs")
-    pairs = embed_views(trained.models, data.train, copies=recipe.pair_views, seed=10 * seed + 3, on_step=on_step)
+    pairs = embed_views(
+        trained.models, data.train, copies=recipe.pair_views, seed=seed_of("pairs", seed), on_step=on_step
+    )
     on_step = stages.begin("embed the gallery")
     gallery = embed_views(
-        trained.models, data.gallery, copies=recipe.gallery_views, seed=10 * seed + 4, keep_images=True, on_step=on_step
+        trained.models,
+        data.gallery,
+        copies=recipe.gallery_views,
+        seed=seed_of("gallery", seed),
+        keep_images=True,
+        on_step=on_step,
     )
     fits = fit_all(pairs, recipe, seed=seed, on_stage=stages.begin)
 
