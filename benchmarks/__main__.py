@@ -10,7 +10,7 @@ from benchmarks.harness import write
 
 def main(names: list[str]) -> None:
     # evaluate first: its peak memory is that of the process so far.
-    for name in names or ["evaluate", "upgrade", "search", "backfill", "postgres"]:
+    for name in names or ["evaluate", "upgrade", "search", "fit", "backfill", "postgres"]:
         found = importlib.import_module(f"benchmarks.bench_{name}").records()
         for record in found:
             print(record.name, record.setting, {key: float(f"{value:.4g}") for key, value in record.figures.items()})

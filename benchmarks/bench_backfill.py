@@ -219,11 +219,11 @@ print(int(status["VmHWM"].split()[0]) * 1024)
 def records() -> list[Record]:
     return [
         memory_record(),
-        job_record("npy to npy", put_npy, 100_000),
-        job_record("Parquet to Parquet, FixedSizeList, 4 more columns", put_parquet, 100_000),
-        job_record("Parquet to Parquet, FixedSizeList, 4 more columns", put_parquet, 100_000, "float16"),
-        job_record("FAISS Flat to FAISS Flat", put_faiss, 100_000),
-        job_record("Lance to Lance, 4 more columns", put_lance, 100_000),
+        job_record("npy to npy", put_npy, 400_000),
+        job_record("Parquet to Parquet, FixedSizeList, 4 more columns", put_parquet, 400_000),
+        job_record("Parquet to Parquet, FixedSizeList, 4 more columns", put_parquet, 400_000, "float16"),
+        job_record("FAISS Flat to FAISS Flat", put_faiss, 400_000),
+        job_record("Lance to Lance, 4 more columns", put_lance, 400_000),
         durability_record(64, 1_000_000),
         durability_record(2048, 200_000, rounds=2),
     ]

@@ -76,6 +76,9 @@ class FileSystem:
     def mkdir(self, path: Path) -> None:
         path.mkdir()
 
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+
     # What the package uses.
 
     def write_atomic(self, path: str | os.PathLike[str], *chunks: Bytes) -> None:

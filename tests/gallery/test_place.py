@@ -44,6 +44,25 @@ def test_a_file_may_be_called_what_looks_like_a_column(tmp_path: Path) -> None:
     assert Place.parse(str(odd)) == Place(str(odd))
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "options", "column"),
+    [
+        ("run#1/what?x=y/old.npy", "old.npy", {}, ""),
+        ("run#1/what?x=y/old.parquet#emb", "old.parquet", {}, "emb"),
+        ("run#1/new.faiss?index=IVF16,Flat", "new.faiss", {"index": "IVF16,Flat"}, ""),
+        ("run#1/a#b.lance?version=3#emb", "a#b.lance", {"version": "3"}, "emb"),
+    ],
+)
+def test_a_folder_may_be_called_anything(
+    tmp_path: Path, text: str, name: str, options: dict[str, str], column: str
+) -> None:
+    """And what a ledger records is read again as the same place."""
+    place = Place.parse(f"{tmp_path}/{text}")
+    assert (place.path.name, dict(place.options), place.column) == (name, options, column)
+    assert place.path.parent == tmp_path / Path(text.partition(name)[0])
+    assert Place.parse(str(place)) == place
+
+
 def test_two_names_of_one_file_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

@@ -9,7 +9,6 @@ the same link. Whoever committed in the meantime has taken the version, and noth
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def commit_on(
         fs.make_folder(path / "_transactions")
         for transaction in transactions:
             fs.publish(transaction, path / "_transactions" / transaction.name)
-        if not link(manifest, path / "_versions" / manifest.name):
+        if not link(manifest, path / "_versions" / manifest.name, fs):
             for transaction in transactions:
                 fs.remove(path / "_transactions" / transaction.name)
             return False
@@ -67,11 +66,11 @@ def add_tag(path: Path, tag: str, version: int, annex: Path, fs: FileSystem) -> 
         fs.publish(made, path / "_refs" / "tags" / made.name)
 
 
-def link(source: Path, target: Path) -> bool:
+def link(source: Path, target: Path, fs: FileSystem) -> bool:
     """Give a file a second name; False where that name is taken."""
     with told(f"cannot link {source} to {target}", "the dataset must lie in a file system that has hard links"):
         try:
-            os.link(source, target)
+            fs.link(source, target)
         except FileExistsError:
             return False
     return True
@@ -83,7 +82,7 @@ def _annexed(path: Path, versions: Collection[int], annex: Path, fs: FileSystem)
     fs.make_folder(annex / "_versions")
     for version in versions:
         manifest = manifest_path(path, version)
-        link(manifest, annex / "_versions" / manifest.name)
+        link(manifest, annex / "_versions" / manifest.name, fs)
     try:
         yield
     except BaseException:

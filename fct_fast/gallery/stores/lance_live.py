@@ -171,7 +171,7 @@ class LanceLiveSink(LanceSink):
         """Give the data files of the new gallery a second name in the live dataset."""
         self._fs.make_folder(self._live / "data")
         for path in data_files(open_dataset(self._path), self._path):
-            link(path, self._live / "data" / path.name)
+            link(path, self._live / "data" / path.name, self._fs)
         flush([self._live / "data"], self._fs)
 
     def _withdraw(self) -> None:

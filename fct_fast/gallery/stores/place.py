@@ -47,12 +47,15 @@ class Place:
         uri = _URI.fullmatch(text)
         if not uri and os.path.lexists(text):  # a file may be called what looks like a column or an option
             return cls(str(absolute(text)))
-        body, _, column = text.partition("#")
+        # A folder may be called what looks like a column or an option, so these are looked for in the last part only.
+        cut = 0 if uri else text.rfind("/") + 1
+        body, column = _cut_last(text, "#", cut)
         if not body:
             if beside is None:
                 raise ConfigError(f"{text!r} names a column but no gallery; write it as GALLERY{text}")
             return cls(beside.location, beside.options, column)
-        location, *query = _OPTIONS.split(body, maxsplit=1)
+        found = _OPTIONS.search(body, cut)
+        location, query = (body[: found.start()], [body[found.end() :]]) if found else (body, [])
         options = dict(parse_qsl(query[0], keep_blank_values=True)) if query else {}
         if not uri:
             return cls(str(absolute(location)), options, column)
@@ -96,6 +99,12 @@ class Place:
 
 
 PlaceLike: TypeAlias = str | os.PathLike[str] | Place
+
+
+def _cut_last(text: str, mark: str, start: int) -> tuple[str, str]:
+    """What stands before and after the last mark from `start` on; all and nothing where there is none."""
+    at = text.rfind(mark, start)
+    return (text, "") if at < 0 else (text[:at], text[at + 1 :])
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
