@@ -1,6 +1,7 @@
 """Judging a space: exact retrieval metrics with labels (`evaluate`, `top_metrics`) and agreement with the new space
 without (`overlap`); what an upgrade changes (`flips`, `compatibility_matrix`, `threshold_shift`), how sure that is
-(`mean_interval` and its kin), and what it costs (`cost_table`)."""
+(`mean_interval` and its kin), what it costs (`cost_table`), and what re-embedding a share of the gallery gives
+(`backfill_curve`), in an order of `fct_fast.evaluation.order`."""
 
 from fct_fast.evaluation.compatibility import (
     CompatibilityMatrix,
@@ -9,6 +10,7 @@ from fct_fast.evaluation.compatibility import (
     update_gain,
 )
 from fct_fast.evaluation.cost import Cost, CostTable, cost_table
+from fct_fast.evaluation.curve import BackfillCurve, backfill_curve
 from fct_fast.evaluation.flips import Flips, flips
 from fct_fast.evaluation.intervals import Interval, mean_interval, paired_interval, seeds_interval
 from fct_fast.evaluation.overlap import Overlap, overlap
@@ -17,6 +19,7 @@ from fct_fast.evaluation.threshold import OperatingPoint, ThresholdShift, thresh
 from fct_fast.evaluation.top import TopMetrics, top_metrics, top_metrics_of_scores
 
 __all__ = [
+    "BackfillCurve",
     "CompatibilityMatrix",
     "Cost",
     "CostTable",
@@ -28,6 +31,7 @@ __all__ = [
     "ThresholdShift",
     "TopMetrics",
     "average_compatibility",
+    "backfill_curve",
     "compatibility_matrix",
     "cost_table",
     "evaluate",

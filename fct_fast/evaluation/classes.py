@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fct_fast.errors import ConfigError, NonFiniteError, ShapeError
 from fct_fast.kernels.arrays import as_rows, to_float32
 
-__all__ = ["I64", "Classes", "depths_of", "rows_of_one_space"]
+__all__ = ["I64", "Classes", "check_finite", "depths_of", "labels_of", "rows_of_one_space"]
 
 I64 = npt.NDArray[np.int64]
 _CHUNK_ROWS = 65536
@@ -38,12 +38,12 @@ class Classes:
             raise ConfigError(f"exclude_self is {exclude_self!r}; use True, False or 'auto'")
         if queries == 0 or rows == 0:
             raise ShapeError(f"there is nothing to rank: {queries} queries and {rows} gallery rows")
-        wanted = _labels("query_labels", query_labels, queries)
+        wanted = labels_of("query_labels", query_labels, queries)
         if gallery_labels is None and queries != rows:
             raise ShapeError(
                 f"without gallery_labels the gallery is the queries' own, but there are {queries} queries, {rows} rows"
             )
-        stored = wanted if gallery_labels is None else _labels("gallery_labels", gallery_labels, rows)
+        stored = wanted if gallery_labels is None else labels_of("gallery_labels", gallery_labels, rows)
         self.exclude_self = (gallery_labels is None) if exclude_self == "auto" else bool(exclude_self)
         if self.exclude_self and queries > rows:
             raise ShapeError(
@@ -90,13 +90,13 @@ def rows_of_one_space(queries: Any, gallery: Any, metric: str) -> tuple[Any, Any
             f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}; "
             f"they must be embeddings of one space"
         )
-    _check_finite("queries", query_rows)
+    check_finite("queries", query_rows)
     if gallery_rows is not query_rows:
-        _check_finite("gallery", gallery_rows)
+        check_finite("gallery", gallery_rows)
     return query_rows, gallery_rows
 
 
-def _labels(name: str, labels: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
+def labels_of(name: str, labels: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
     """Labels as an array of integers (kind i or u) or of text (kind U)."""
     try:
         array = np.asarray(labels)
@@ -128,7 +128,8 @@ def _one_kind(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[npt.NDArray[Any
     return a, b
 
 
-def _check_finite(name: str, rows: Any) -> None:
+def check_finite(name: str, rows: Any) -> None:
+    """Raises NonFiniteError naming the first row with NaN or Inf."""
     for start in range(0, rows.shape[0], _CHUNK_ROWS):
         finite = np.isfinite(to_float32(rows[start : start + _CHUNK_ROWS])).all(axis=1)
         if not finite.all():

@@ -8,7 +8,7 @@ metric against the share re-embedded. Orders are in `fct_fast.evaluation.order`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,14 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fct_fast.errors import ConfigError, ShapeError
-from fct_fast.evaluation.rank import (
-    I64,
-    Evaluation,
-    _check_finite,
-    _Classes,
-    _depths,
-    _summary,
-)
+from fct_fast.evaluation.classes import I64, Classes, check_finite, depths_of
+from fct_fast.evaluation.rank import Evaluation, summary_of
 from fct_fast.kernels import native, resolve_level, usable_threads
 from fct_fast.kernels.arrays import as_rows
 
@@ -84,7 +78,8 @@ class BackfillCurve:
 
         Its mean over the `ranked` queries is `auc["map"]`: two orders over the same queries are compared by pairs.
         """
-        return np.mean([point.average_precision for point in self.evaluations], axis=0)
+        total: F64 = np.mean([point.average_precision for point in self.evaluations], axis=0)
+        return total
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; nothing per query."""
@@ -97,7 +92,7 @@ class BackfillCurve:
             "skipped": self.skipped,
         }
 
-    def _metrics(self) -> Mapping[str, F64]:
+    def _metrics(self) -> dict[str, F64]:
         return {f"cmc{k}": values for k, values in self.cmc.items()} | {"map": self.map}
 
 
@@ -125,7 +120,7 @@ def backfill_curve(
     """
     if metric not in ("cosine", "ip", "l2"):
         raise ConfigError(f"metric is {metric!r}; use 'cosine', 'ip' or 'l2'")
-    depths = _depths(k)
+    depths = depths_of(k)
     if isinstance(points, bool) or not hasattr(points, "__index__") or not 2 <= points <= _MAX_POINTS:
         raise ConfigError(f"points is {points!r}; a curve has a whole number of points from 2 to {_MAX_POINTS}")
     points = operator.index(points)
@@ -145,9 +140,9 @@ def backfill_curve(
                 f"all must be embeddings of the new space"
             )
     for name, rows in (("queries", query_rows), ("before", before_rows), ("after", after_rows)):
-        _check_finite(name, rows)
+        check_finite(name, rows)
     nq, n = int(query_rows.shape[0]), int(before_rows.shape[0])
-    classes = _Classes(nq, n, query_labels, gallery_labels, exclude_self)
+    classes = Classes(nq, n, query_labels, gallery_labels, exclude_self)
     cutoffs = np.arange(points, dtype=np.int64) * n // (points - 1)
     first_rank, average_precision = np.empty((points, nq), np.int64), np.empty((points, nq), np.float64)
     native().rank_curve(
@@ -165,7 +160,7 @@ def backfill_curve(
     )
     return BackfillCurve(
         shares=cutoffs / n,
-        evaluations=tuple(_summary(first_rank[p], average_precision[p], depths) for p in range(points)),
+        evaluations=tuple(summary_of(first_rank[p], average_precision[p], depths) for p in range(points)),
     )
 
 

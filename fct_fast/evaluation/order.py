@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fct_fast.errors import ConfigError, NonFiniteError, ShapeError
-from fct_fast.evaluation.rank import _check_finite, _labels
+from fct_fast.evaluation.classes import I64, check_finite, labels_of
 from fct_fast.kernels.arrays import as_rows, to_float32
 from fct_fast.search import MAX_K, topk
 
@@ -28,7 +28,6 @@ __all__ = [
     "uncertainty_order",
 ]
 
-I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 _CHUNK_ROWS = 16384
 
@@ -56,7 +55,7 @@ def class_mean_order(rows: Any, labels: npt.ArrayLike) -> I64:
     """Farthest from the mean row of its class first, by Euclidean distance; labels [n] (integers or text): the order of
     lambda-orthogonality (NeurIPS 2025, arXiv 2509.16664). A row that is alone in its class comes last."""
     given = as_rows(rows, "rows")
-    names, numbers = np.unique(_labels("labels", labels, given.shape[0]), return_inverse=True)
+    names, numbers = np.unique(labels_of("labels", labels, given.shape[0]), return_inverse=True)
     means = np.zeros((len(names), given.shape[1]))
     for at, chunk in _chunks(given, "rows"):
         np.add.at(means, numbers[at], chunk)
@@ -84,7 +83,7 @@ def density_order(rows: Any, k: int = 10, threads: int | None = None) -> I64:
     most = min(n, MAX_K) - 1
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= most:
         raise ConfigError(f"k is {k!r}; with {n} rows it must be a whole number from 1 to {most}")
-    _check_finite("rows", given)
+    check_finite("rows", given)
     similarity = np.empty(n)
     for start in range(0, n, _CHUNK_ROWS):
         scores, ids = (np.asarray(x) for x in topk(given[start : start + _CHUNK_ROWS], given, k + 1, threads=threads))
@@ -110,7 +109,7 @@ def _distance_order(rows: Any, other: Any, name: str) -> I64:
     given, target = as_rows(rows, "rows"), as_rows(other, name)
     if tuple(given.shape) != tuple(target.shape):
         raise ShapeError(f"rows are {list(given.shape)} and {name} is {list(target.shape)}; row i of both is one item")
-    _check_finite(name, target)
+    check_finite(name, target)
     return _descending(_each(given, lambda chunk, at: _norms(chunk - to_float32(target[at]))))
 
 
@@ -120,7 +119,7 @@ def _descending(urgency: F64) -> I64:
 
 
 def _norms(rows: F64) -> F64:
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float64)
 
 
 def _each(rows: Any, value: Callable[[F64, slice], F64]) -> F64:
@@ -130,7 +129,7 @@ def _each(rows: Any, value: Callable[[F64, slice], F64]) -> F64:
 
 def _chunks(rows: Any, name: str) -> Iterator[tuple[slice, F64]]:
     """All rows as float64, some at a time, each seen to be finite."""
-    _check_finite(name, rows)
+    check_finite(name, rows)
     for start in range(0, rows.shape[0], _CHUNK_ROWS):
         at = slice(start, min(start + _CHUNK_ROWS, rows.shape[0]))
         yield at, to_float32(rows[at]).astype(np.float64)

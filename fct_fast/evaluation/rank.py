@@ -18,7 +18,7 @@ from fct_fast.evaluation.classes import I64, Classes, depths_of, rows_of_one_spa
 from fct_fast.kernels import native, resolve_level, usable_threads
 from fct_fast.kernels.arrays import as_rows, to_float32
 
-__all__ = ["Evaluation", "evaluate", "rank_scores"]
+__all__ = ["Evaluation", "evaluate", "rank_scores", "summary_of"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluation:
             raise ShapeError(
                 f"mask is {chosen.dtype} {list(chosen.shape)}, expected bool {list(self.first_rank.shape)}"
             )
-        return _summary(self.first_rank[chosen], self.average_precision[chosen], tuple(self.cmc))
+        return summary_of(self.first_rank[chosen], self.average_precision[chosen], tuple(self.cmc))
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
     native().rank(
         resolve_level(), query_rows, gallery_rows, metric, *classes.arguments(), *ranks, usable_threads(threads)
     )
-    return _summary(ranks[0], ranks[1], depths)
+    return summary_of(ranks[0], ranks[1], depths)
 
 
 def rank_scores(
@@ -89,10 +89,11 @@ def rank_scores(
     classes = Classes(rows.shape[0], rows.shape[1], query_labels, gallery_labels, exclude_self)
     ranks = classes.empty_result()
     native().rank_scores(resolve_level(), rows, *classes.arguments(), *ranks, usable_threads(threads))
-    return _summary(ranks[0], ranks[1], depths)
+    return summary_of(ranks[0], ranks[1], depths)
 
 
-def _summary(first_rank: I64, average_precision: npt.NDArray[np.float64], k: tuple[int, ...]) -> Evaluation:
+def summary_of(first_rank: I64, average_precision: npt.NDArray[np.float64], k: tuple[int, ...]) -> Evaluation:
+    """The Evaluation of what a ranking kernel found for each query."""
     ranked = first_rank > 0
     count = int(ranked.sum())
     ranks = first_rank[ranked]
