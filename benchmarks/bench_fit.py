@@ -1,8 +1,8 @@
 """Training h from cached rows, beside the matrix products alone that it cannot do without.
 
-The default h (128 + 128 -> 2048 -> 2048 -> 128) on batches of 1024 drawn at random from a million rows. The bound is the
-products of forward and backward as torch runs them on the same shapes, nothing else: for each layer x @ W.T, and the
-gradients of W and (but for the first layers) of x.
+The default h (128 + 128 -> 2048 -> 2048 -> 128) on batches of 1024 drawn at random from a million rows. The bound is
+the products of forward and backward as torch runs them on the same shapes, nothing else: for each layer x @ W.T, and
+the gradients of W and (but for the first layers) of x.
 """
 
 from __future__ import annotations
