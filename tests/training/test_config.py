@@ -50,3 +50,15 @@ def test_refuses_what_makes_no_sense(options):
 
 def test_a_ridge_of_given_strength_needs_no_held_out_rows():
     FitConfig(method="ridge", held_out=0, ridge_lambda=0)
+
+
+def test_the_lists_of_methods_agree():
+    """They stand in three places, so that options and help pages are read without torch."""
+    from typing import get_args
+
+    from fct_fast.cli import fit as cli
+    from fct_fast.training import config, maps
+
+    assert config.CLOSED_FORMS == maps.METHODS
+    assert config.NEEDS_STRENGTH == maps.NEEDS_STRENGTH
+    assert get_args(config.FitMethod) == config.TRAINED + config.CLOSED_FORMS == cli.METHODS
