@@ -67,7 +67,7 @@ def run(
         Path | None,
         typer.Option(
             help="Judge it: fit the simpler maps, too, and write a page of the table and the verdict (.html). "
-            "The bundle then holds h as it was judged."
+            "The bundle then holds the best map, or with --method that one, as it was judged."
         ),
     ] = None,
     re_embed_flops: Annotated[int | None, typer.Option(min=0, help="FLOP of the new model, an item.")] = None,
@@ -114,7 +114,7 @@ def run(
         result = _fit(arrays, given, options)
     else:
         study = _study(arrays, given, options, re_embed_flops, re_embed_bytes)
-        result = study.fit
+        result = study.fit if method is None else study.fits["h"]
     bundle = save(result, out, old_space=old_space, side_space=side_space, new_space=new_space)
     document: dict[str, Any] = {"out": out, "digest": bundle.digest, "pairs": result.pairs, "metrics": result.metrics}
     if study is not None and report is not None:
@@ -126,11 +126,11 @@ def run(
     if as_json:
         print_json(document)
         return
-    metrics = result.metrics
+    metrics, shape = result.metrics, f"{bundle.spec.old_dim} + {bundle.spec.side_dim} -> {bundle.spec.new_dim} values"
     print_facts(
         [
             ("bundle", out),
-            ("h", f"{bundle.spec.old_dim} + {bundle.spec.side_dim} -> {bundle.spec.new_dim} values"),
+            ("h" if study is None or method is not None else study.best, shape),
             ("rows", f"{amount(metrics['train_rows'])} to train on, {amount(metrics['held_out_rows'])} held out"),
             *(() if report is None else (("report", report),)),
         ]

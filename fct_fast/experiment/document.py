@@ -87,6 +87,7 @@ def results_page(document: Mapping[str, Any]) -> str:
         "## Flips, threshold, compatibility\n" + _safety(document),
         "## Scale of the targets\n" + _scale(document),
         "## Two upgrades in a row\n" + _rows_table(rows, _CHAIN),
+        "## Cost\n" + _price(document),
         "## What was tuned\n" + _tuning(document),
     ]
     return "\n\n".join(parts) + "\n"
@@ -285,6 +286,23 @@ def _scale(document: Mapping[str, Any]) -> str:
             )
             for name, title in titles.items()
         ),
+    )
+
+
+def _price(document: Mapping[str, Any]) -> str:
+    price = document["price"]
+    table = _table(
+        ("of one item", "FLOP", "bytes read", "bytes written"),
+        (
+            (title, *(amount(price[kind][name]) for name in ("flops", "bytes_read", "bytes_written")))
+            for title, kind in (("upgrade by h", "upgrade"), ("re-embed from its picture", "re_embed"))
+        ),
+    )
+    return (
+        f"The networks of this experiment are tiny, so h is only {price['flops_ratio']:.1f} times cheaper in FLOP than "
+        f"re-embedding and reads {price['bytes_read_ratio']:.1f} times fewer bytes; a real backbone and its pictures are "
+        f"larger by orders of magnitude, and h is not. Side-information adds {amount(price['side_bytes'])} bytes to the "
+        f"{amount(price['stored_before'] - price['side_bytes'])} of a stored item.\n\n{table}"
     )
 
 

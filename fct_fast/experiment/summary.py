@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fct_fast.evaluation import paired_interval, seeds_interval
 from fct_fast.experiment.plan import TUNING
+from fct_fast.experiment.price import price_list
 from fct_fast.experiment.run import Experiment
 from fct_fast.experiment.stage import Stored
 from fct_fast.training.config import CLOSED_FORMS
@@ -128,6 +129,7 @@ def summarise(experiment: Experiment) -> dict[str, Any]:
         "networks": facts[0]["networks"],
         "share": statistic([fact["maps"]["query_interpolation"]["share"] for fact in facts]),
         "tuning": _tuning(experiment),
+        "price": price_list(recipe),
         "processor_seconds": _seconds(experiment),
     }
     return document

@@ -33,8 +33,8 @@ class Study:
 
     rows: "old", "naive" where the widths agree, the candidates and "new", as they are judged on the test rows; measure:
     what is judged ("mAP" or "overlap@10"). against: by candidate, the paired interval of its mean minus the old one's.
-    best: the candidate that the rows held out for choices put first. fit: of h on all rows but the test rows.
-    flips, shift: from old to h, None without labels. seconds: of each fit.
+    best: the candidate that the rows held out for choices put first. fits: by candidate, on all rows but the test rows.
+    flips, shift: from old to the best map, None without labels. seconds: of each fit.
     """
 
     config: StudyConfig
@@ -53,11 +53,16 @@ class Study:
     cost: CostTable
     flips: Flips | None
     shift: ThresholdShift | None
-    fit: FitResult
+    fits: Mapping[str, FitResult]
     seconds: Mapping[str, float]
 
+    @property
+    def fit(self) -> FitResult:
+        """The best map, fitted on all rows but the test rows."""
+        return self.fits[self.best]
+
     def to_json(self) -> dict[str, Any]:
-        """All of it but the fit as plain JSON values."""
+        """All of it but the fits as plain JSON values."""
         rows = {
             name: {
                 "about": row.about,

@@ -104,12 +104,12 @@ class _Running:
     @property
     def best(self) -> Candidate:
         """The map of galleries that did best on the rows held out for choices, never on the test rows."""
-        return max((c for c in self._chosen if not c.maps_queries), key=self._merit)
+        return max((c for c in self._chosen if "old" in c.reads), key=self._merit)
 
     @property
     def simpler(self) -> Candidate:
         """The same among the closed forms."""
-        found = [c for c in self._chosen if not c.maps_queries and c.method not in TRAINED]
+        found = [c for c in self._chosen if "old" in c.reads and c.method not in TRAINED]
         return max(found, key=self._merit)
 
     def learning_curve(self) -> list[LearningPoint]:
@@ -157,10 +157,12 @@ class _Running:
             upgrade_gain=against[best.name],
             best=best.name,
             simpler=simpler.name,
-            lead=None if simpler == best else judge.difference(rows[best.name], rows[simpler.name]),
+            lead=None if best.method not in TRAINED else judge.difference(rows[best.name], rows[simpler.name]),
             target=target,
             share=share_needed(curve, start + target * (goal - start)),
             order=curve.order,
+            dip=max(0.0, rows[best.name].mean - float(curve.values.min())),
+            steps=self._steps(),
             labels=labels,
         )
         before, after = rows["old"].evaluation, rows[best.name].evaluation
@@ -197,9 +199,17 @@ class _Running:
             )
             if labels
             else None,
-            fit=self._fits["h"],
+            fits=self._fits,
             seconds=self._seconds,
         )
+
+    def _steps(self) -> int | None:
+        """Of Adam that h had, where it is trained."""
+        fit = self._config.fit
+        if fit.method not in TRAINED:
+            return None
+        rows: int = self._fits["h"].metrics["train_rows"]
+        return fit.epochs * max(1, round(rows / fit.batch_size / fit.accumulate))
 
     def _merit(self, candidate: Candidate) -> float:
         held = self._fits[candidate.name].metrics["held_out"]

@@ -13,6 +13,10 @@ __all__ = ["Decision", "Facts", "Verdict", "decide"]
 Decision = Literal["upgrade", "upgrade and re-embed", "do not upgrade"]
 
 
+DIP = 0.005  # of what is judged, worth a word
+FEW_STEPS = 2000
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a verdict rests on.
@@ -20,7 +24,9 @@ class Facts:
     measure: its name ("mAP"). old, new, upgraded: means of the status quo, of the new model throughout, and of the best
     map. new_gain, upgrade_gain: intervals of new - old and upgraded - old, paired. best, simpler: names of the best map
     and of the best closed form; lead: interval of best - simpler, None where they are one. target: share of the gap
-    that is asked for. share: of rows to re-embed to reach it, in the order `order`. labels: whether there are labels.
+    that is asked for. share: of rows to re-embed to reach it, in the order `order`; dip: how far a mixed gallery falls
+    below the upgraded one on the way. steps: of training that h had, None where it is a closed form. labels: whether
+    there are labels.
     """
 
     measure: str
@@ -35,6 +41,8 @@ class Facts:
     target: float
     share: float
     order: str
+    dip: float
+    steps: int | None
     labels: bool
 
     @property
@@ -75,8 +83,13 @@ def decide(facts: Facts) -> Verdict:
         )
     part = f"{100 * f.gap_closed:.0f} % of" if f.gap_closed < 1 else "all of"
     won = f"wins {part} the gap between the old and the new model ({f.measure} {_gain(f.upgrade_gain)})"
-    if f.gap_closed >= f.target:
+    if f.upgrade_gain.high >= f.target * (f.new - f.old):  # not shown to be below the target
         return Verdict("upgrade", f"Upgrade with {f.best}: it {won}, and no row must be re-embedded.", notes, 0.0)
+    if f.dip >= DIP:
+        notes.append(
+            f"On the way a mixed gallery is up to {100 * f.dip:.1f} points worse than the upgraded one, since true and "
+            f"mapped rows are not quite in one space; put the re-embedded rows live together."
+        )
     return Verdict(
         "upgrade and re-embed",
         f"Upgrade with {f.best} and re-embed {_share(f.share)} of the rows ({f.order}): the map alone {won}, and this "
@@ -97,6 +110,11 @@ def _notes(f: Facts) -> list[str]:
         notes.append(
             f"The closed form {f.simpler} is not shown to be worse than {f.best} ({f.measure} {_gain(f.lead)} for "
             f"{f.best}); it is fitted in seconds and costs less to run."
+        )
+    if f.best != "h" and f.steps is not None and f.steps < FEW_STEPS:
+        notes.append(
+            f"h had {f.steps:,} steps of training, which is few; give it more epochs before {f.best} is preferred "
+            f"to it."
         )
     return notes
 

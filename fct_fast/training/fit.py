@@ -34,7 +34,7 @@ from fct_fast.transform import ForwardTransform
 
 __all__ = ["FitResult", "fit"]
 
-BASELINE_ROWS = 100_000  # rows that the ridge baseline is solved on
+BASELINE_ROWS = 100_000  # rows that a linear map beside a network is solved on
 SCALE_ROWS = 16_384  # rows that the activation maxima are measured on
 
 
@@ -152,6 +152,7 @@ class _Training:
         self.config, self.pairs = config, pairs
         factors = {name: 1 / (rms or 1.0) for name, rms in pairs.rms(train).items()}  # training rows may be all zero
         self.batches = Batches(pairs, train, factors, config)
+        self._sample = train[:: math.ceil(len(train) / BASELINE_ROWS)]
         self.labels, head = _targets(config, labels, classifier, pairs, train.device)
         self.loss = TransformLoss(config.loss, int(pairs.new.shape[2]), head, factors["new"])
 
@@ -169,6 +170,8 @@ class _Training:
                 network = ForwardTransform(*dims, config.inner_dim, config.normalize, uncertainty=s)
             else:
                 network = ResidualTransform(*dims, config.hidden_dim, uncertainty=s)
+                linear, _ = fit_map("ridge", pairs, self._sample, self._sample, ridge_lambda=1e-3)
+                network.start_from(linear, factors)
         network.to(self.batches.rows.device)
         history = train_transform(
             network,

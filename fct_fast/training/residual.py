@@ -16,7 +16,7 @@ class ResidualTransform(nn.Module):
     """(old [n, old_dim], side [n, side_dim]) -> skip(x) + out(relu(hidden(x))), with x their concatenation:
     [n, new_dim] (or [n, new_dim + 1] with the uncertainty). It has no BatchNorm.
 
-    The skip is the identity where old and new have one width, else a random map; the correction begins at zero.
+    The correction begins at zero; `start_from` sets the skip.
     """
 
     def __init__(
@@ -28,11 +28,17 @@ class ResidualTransform(nn.Module):
         self.skip = nn.Linear(width, out_dim)
         self.hidden = nn.Linear(width, hidden_dim)
         self.out = nn.Linear(hidden_dim, out_dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def start_from(self, linear: TransformSpec, factors: dict[str, float]) -> None:
+        """Set the skip to a linear map of the arrays, where training reads them times `factors`."""
+        (layer,) = linear.trunk
         with torch.no_grad():
-            self.out.weight.zero_()
-            self.skip.bias.zero_()
-            if old_dim == new_dim:
-                self.skip.weight.copy_(torch.eye(out_dim, width))
+            scale = self._input_scale(factors)
+            self.skip.weight[: self.new_dim] = torch.from_numpy(layer.weight).to(scale) / scale * factors["new"]
+            self.skip.bias[: self.new_dim] = torch.from_numpy(layer.bias).to(scale) * factors["new"]
+            self.skip.weight[self.new_dim :] = 0
+            self.skip.bias[self.new_dim :] = 0
 
     def raw(self, old: Tensor, side: Tensor | None = None) -> Tensor:
         x = old if side is None else torch.cat([old, side], dim=1)
@@ -42,12 +48,17 @@ class ResidualTransform(nn.Module):
     def fold(self, factors: dict[str, float]) -> None:
         """Make it read and write the scale of the arrays, where it was trained on arrays times `factors`."""
         with torch.no_grad():
-            scale = torch.full((self.old_dim + self.side_dim,), factors["old"], device=self.skip.weight.device)
-            scale[self.old_dim :] = factors.get("side", 1.0)
+            scale = self._input_scale(factors)
             for layer in (self.skip, self.hidden):
                 layer.weight.mul_(scale)
             for tensor in (self.skip.weight, self.skip.bias, self.out.weight):
                 tensor[: self.new_dim].div_(factors["new"])
+
+    def _input_scale(self, factors: dict[str, float]) -> Tensor:
+        """What each input is multiplied by: [old_dim + side_dim]."""
+        scale = torch.full((self.old_dim + self.side_dim,), factors["old"], device=self.skip.weight.device)
+        scale[self.old_dim :] = factors.get("side", 1.0)
+        return scale
 
     def to_spec(self, *, normalize: bool) -> TransformSpec:
         """As layers with ReLU: the skip passes as relu(x) - relu(-x), which is x."""

@@ -22,6 +22,8 @@ GOOD = Facts(
     target=0.9,
     share=0.0,
     order="uncertainty",
+    dip=0.0,
+    steps=5000,
     labels=True,
 )
 
@@ -39,6 +41,14 @@ def test_a_map_that_closes_less_asks_for_a_share():
     assert (told.decision, told.share) == ("upgrade and re-embed", 0.234)
     assert "re-embed 23 % of the rows (uncertainty)" in told.sentence
     assert "50 % of the gap" in told.sentence
+    mixed = decide(replace(GOOD, upgraded=0.40, upgrade_gain=Interval(0.10, 0.08, 0.12), share=0.234, dip=0.02))
+    assert "2.0 points worse" in mixed.notes[0]
+
+
+def test_a_gap_that_may_reach_the_target_needs_no_share():
+    told = decide(replace(GOOD, upgraded=0.47, upgrade_gain=Interval(0.17, 0.15, 0.19), share=0.6))
+    assert (told.decision, told.share) == ("upgrade", 0.0)
+    assert "85 % of the gap" in told.sentence
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,9 @@ def test_a_map_that_does_not_beat_the_status_quo_is_no_upgrade(gain):
 def test_what_a_careful_reader_should_know_is_noted():
     level = decide(replace(GOOD, lead=Interval(0.001, -0.01, 0.012)))
     assert "ridge + side is not shown to be worse than h" in level.notes[0]
+    short = decide(replace(GOOD, best="ridge + side", lead=None, steps=90))
+    assert "h had 90 steps of training" in short.notes[0]
+    assert not decide(replace(GOOD, best="ridge + side", lead=None)).notes
     plain = decide(replace(GOOD, labels=False, new_gain=Interval(-0.1, -0.2, -0.05)))
     assert plain.decision == "upgrade"
     assert "Without labels" in plain.notes[0]
