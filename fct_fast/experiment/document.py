@@ -300,9 +300,9 @@ def _price(document: Mapping[str, Any]) -> str:
     )
     return (
         f"The networks of this experiment are tiny, so h is only {price['flops_ratio']:.1f} times cheaper in FLOP than "
-        f"re-embedding and reads {price['bytes_read_ratio']:.1f} times fewer bytes; a real backbone and its pictures are "
-        f"larger by orders of magnitude, and h is not. Side-information adds {amount(price['side_bytes'])} bytes to the "
-        f"{amount(price['stored_before'] - price['side_bytes'])} of a stored item.\n\n{table}"
+        f"re-embedding and reads {price['bytes_read_ratio']:.1f} times fewer bytes; a real backbone and its pictures "
+        f"are larger by orders of magnitude, and h is not. Side-information adds {amount(price['side_bytes'])} bytes "
+        f"to the {amount(price['stored_before'] - price['side_bytes'])} of a stored item.\n\n{table}"
     )
 
 
