@@ -59,7 +59,7 @@ def run_stages(
         raise ConfigError(f"an experiment needs different seeds of 0 or more, got {seeds}")
     jobs = jobs or len(os.sched_getaffinity(0))
     start = time.monotonic()
-    parts: list[Part] = [*seeds, *([TUNING] if recipe.tuning is not None else [])]
+    parts: list[Part] = [*([TUNING] if recipe.tuning is not None else []), *seeds]
     stores = {part: open_store(out, recipe, part, cache_dir) for part in parts}
     waiting = {(part, name): None for part in parts for name in stores[part].stages}
     total = len(waiting)
