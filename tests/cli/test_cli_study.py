@@ -38,7 +38,7 @@ def test_people_read_a_table_and_a_sentence(world: World, run: Run) -> None:
     assert told.code == 0, told.err
     assert "overlap@10" in told.out
     assert "(best)" in told.out
-    assert "pgrade" in told.out.splitlines()[-2]
+    assert any("pgrade" in line for line in told.out.splitlines()[-3:])
     assert told.out.splitlines()[-1].startswith("Without labels")
     run(*words(world)).failed(2, "judged.safetensors exists", "--yes")
 
