@@ -1,7 +1,7 @@
 """The experiment: every row of the results over several seeds, from the recipe to the page, on a CPU."""
 
 from fct_fast.experiment.claims import claims
-from fct_fast.experiment.document import results_page
+from fct_fast.experiment.document import results_page, row_titles
 from fct_fast.experiment.recipe import RECIPES, ExperimentRecipe, load_recipe
 from fct_fast.experiment.run import Experiment, run_stages
 from fct_fast.experiment.summary import summarise
@@ -13,6 +13,7 @@ __all__ = [
     "claims",
     "load_recipe",
     "results_page",
+    "row_titles",
     "run_stages",
     "summarise",
 ]

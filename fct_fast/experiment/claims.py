@@ -224,4 +224,4 @@ def _compares(document: Mapping[str, Any], a: str, b: str, to: str) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("h ") else text[:1].upper() + text[1:]  # h is a name

@@ -9,7 +9,7 @@ from fct_fast.experiment.claims import between, claims, judge
 from fct_fast.experiment.maps import LOSSES
 from fct_fast.report.text import amount, percent, span
 
-__all__ = ["results_page"]
+__all__ = ["results_page", "row_titles"]
 
 _CLOSED = {
     "procrustes": "orthogonal Procrustes",
@@ -65,6 +65,16 @@ _CHAIN = {
     "chain_true": "v2 -> v3 from a re-embedded v2 gallery",
     "third": "v3, re-embedded",
 }
+
+
+def row_titles() -> dict[str, str]:
+    """Row -> what it is, in the order of the page."""
+    found = _MAIN | _QUERY | _RETRAINED | _CHAIN | {"simclr": _ENCODERS["simclr"]}
+    found |= {name: f"h of old and side, loss: {title}" for name, (title, _) in LOSSES.items()}
+    found["h_fastfill"] = "h of old, loss: FastFill"
+    encoders = {name: title for name, title in _ENCODERS.items() if name.startswith("h_") and name != "h_side"}
+    found |= {name: f"h of old and side-information by {title}" for name, title in encoders.items()}
+    return {name: title.replace("**", "") for name, title in found.items()}
 
 
 def results_page(document: Mapping[str, Any]) -> str:

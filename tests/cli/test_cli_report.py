@@ -35,3 +35,12 @@ def test_rows_that_cannot_be_read_leave_a_page_that_says_so(world: World, run: R
 
 def test_no_job_no_page(world: World, run: Run) -> None:
     run("report", world / "nothing.npy").failed(1, "holds no job")
+
+
+def test_a_damaged_results_file_is_one_sentence(world: World, run: Run) -> None:
+    folder = world / "experiment"
+    folder.mkdir()
+    for text in ("{", "[]", '{"rows": {}}'):
+        (folder / "results.json").write_text(text)
+        run("report", folder).failed(1, "results.json", "run that again")
+    assert not (folder / "report.html").exists()
