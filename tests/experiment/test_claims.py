@@ -45,7 +45,7 @@ def test_the_order_is_claimed_where_every_step_is_shown(made_up: Make) -> None:
     document = made_up(**dict.fromkeys(STEPS, ABOVE))
     assert order_holds(document)
     assert sentence(document, "So the order").endswith("new/new holds.")
-    assert "is above h without side-information: +5.0 [+3.0, +7.0]" in sentence(document, "H with side-information is")
+    assert "is above h without side-information: +5.0 [+3.0, +7.0]" in sentence(document, "h with side-information is")
 
 
 @pytest.mark.parametrize("broken", STEPS)
