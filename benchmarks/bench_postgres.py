@@ -29,7 +29,7 @@ from fct_fast.gallery.stores import open_sink, open_source
 from fct_fast.gallery.stores.postgres.wire import framed, number_fields, text_fields, vector_fields
 from fct_fast.gallery.stores.protocol import Layout, Source
 
-ROWS, SHARD_ROWS = 100_000, 25_000
+ROWS, SHARD_ROWS = 100_000, 10_000
 PORT = 54873
 
 
