@@ -90,8 +90,8 @@ def _inputs(document: Mapping[str, Any]) -> list[str]:
         f"map of the same inputs, and {_adds(document, 'h_side', 'residual_side')}, the small residual network.",
         f"The old embedding in both branches of h, the paper's control for the number of weights, "
         f"{_adds(document, 'h_twice', 'h')}, which has one branch.",
-        f"An old model of as many bytes an item as old embedding and side-information together reaches "
-        f"{_map(document, 'wide')} mAP on its own and {_map(document, 'h_wide')} mapped by h; FCT "
+        f"An old model of as many bytes an item, and trained for as many steps, as old and side-information together "
+        f"reaches {_map(document, 'wide')} mAP on its own and {_map(document, 'h_wide')} mapped by h; FCT "
         f"{_compares(document, 'h_side', 'wide', 'the first')} and "
         f"{_compares(document, 'h_side', 'h_wide', 'the second')}.",
     ]

@@ -42,7 +42,7 @@ _RETRAINED = {
     "bct_new": "BCT's queries, BCT's gallery",
     "l2": "L2's queries, old gallery",
     "l2_new": "L2's queries, L2's gallery",
-    "wide": "old model of as many bytes as old + side, its own gallery",
+    "wide": "old model of as many bytes and steps as old + side, its own gallery",
     "h_wide": "h of that model's gallery",
 }
 _LOSSES = {
@@ -58,6 +58,7 @@ _ENCODERS = {
     "h_autoencoder": "autoencoder",
     "h_supervised": "a second supervised model",
     "simclr": "SimCLR's own queries and gallery, no map",
+    "supervised": "the second supervised model's own queries and gallery, no map",
 }
 _CHAIN = {
     "chain_composed": "v1 -> v2 -> v3, the maps one after the other",

@@ -25,7 +25,7 @@ __all__ = ["judge_stage"]
 
 F32 = npt.NDArray[np.float32]
 _THRESHOLD_PAIRS = 2_000_000
-_NETWORKS = ("old", "new", "bct", "l2", "wide", "third", "simclr")
+_NETWORKS = ("old", "new", "bct", "l2", "wide", "third", "simclr", "supervised")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def _rows(inputs: Inputs, galleries: Mapping[str, F32], maps: tuple[str, ...]) -
         "l2_new": _Row(galleries["l2"], galleries["l2"]),
         "wide": _Row(galleries["wide"], galleries["wide"]),
         "simclr": _Row(galleries["simclr"], galleries["simclr"]),
+        "supervised": _Row(galleries["supervised"], galleries["supervised"]),
         "third": _Row(third, third),
         "chain_composed": _Row(third, inputs["chain"]["rows"], True),
         "chain_true": _Row(third, inputs["chain"]["true"], True),

@@ -74,7 +74,7 @@ class EncoderRecipes(Config):
 
 
 class WideRecipe(Config):
-    """The old model with as many bytes an item as old embedding and side-information together."""
+    """An old model with as many bytes an item, and as many steps, as old and side-information model have together."""
 
     embedding_dim: int = Field(ge=1)
     model: _Backbone

@@ -45,6 +45,8 @@ def test_encoders_have_equal_steps_and_the_wide_model_equal_bytes() -> None:
             recipe.base.side.training.steps,
         )
     assert recipe.wide.embedding_dim == 2 * recipe.base.embedding_dim
+    steps = [part.training.steps for part in (recipe.base.old, recipe.base.side, recipe.wide.model)]
+    assert steps[2] == steps[0] + steps[1]
 
 
 @pytest.mark.parametrize(
