@@ -70,7 +70,7 @@ _CHAIN = {
 
 def row_titles() -> dict[str, str]:
     """Row -> what it is, in the order of the page."""
-    found = _MAIN | _QUERY | _RETRAINED | _CHAIN | {"simclr": _ENCODERS["simclr"]}
+    found = _MAIN | _QUERY | _RETRAINED | _CHAIN | {name: _ENCODERS[name] for name in ("simclr", "supervised")}
     found |= {name: f"h of old and side, loss: {title}" for name, (title, _) in LOSSES.items()}
     found["h_fastfill"] = "h of old, loss: FastFill"
     encoders = {name: title for name, title in _ENCODERS.items() if name.startswith("h_") and name != "h_side"}

@@ -33,6 +33,14 @@ def small_recipe(path: Path) -> Path:
     return path
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def without_time(path: Path) -> dict[str, object]:
     document = json.loads(path.read_text())
     assert document.pop("processor_seconds")
@@ -44,19 +52,24 @@ def test_killed_and_run_again(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]], run: Callable[..., Outcome]
 ) -> None:
     recipe, killed, whole = small_recipe(tmp_path / "own.yaml"), tmp_path / "killed", tmp_path / "whole"
-    words = ("train", "glyphs", "--recipe", recipe, "--seeds", "1", "--jobs", "1")
-    process = start(*words, "--out", killed)
+    words = ("train", "glyphs", "--recipe", recipe, "--seeds", "1", "--jobs")
+    process = start(*words, "2", "--out", killed)
     until = time.monotonic() + 90
     while len(list(killed.glob("stages/seed0/*.safetensors"))) < 6:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.02)
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    assert len(children) >= 2
+    while any(map(alive, children)):  # they do not wait for ever for work that nobody gives them
+        assert time.monotonic() < until
+        time.sleep(0.02)
     assert not (killed / "results.json").exists()
     before = {path.name: path.stat().st_mtime_ns for path in killed.glob("stages/seed0/*.safetensors")}
 
-    told = run(*words, "--out", killed, "--results", tmp_path / "page.md", "--json")
+    told = run(*words, "1", "--out", killed, "--results", tmp_path / "page.md", "--json")
     assert told.code == 0, told.err
     after = {path.name: path.stat().st_mtime_ns for path in killed.glob("stages/seed0/*.safetensors")}
     assert len(before) >= 6
@@ -65,7 +78,7 @@ def test_killed_and_run_again(
     assert told.document["results"] == str(tmp_path / "page.md")
     assert (tmp_path / "page.md").read_text() == (killed / "results.md").read_text()
 
-    assert run(*words, "--out", whole).code == 0
+    assert run(*words, "1", "--out", whole).code == 0
     assert without_time(killed / "results.json") == without_time(whole / "results.json")
 
 

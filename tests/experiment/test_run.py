@@ -28,10 +28,10 @@ class Stopped(BaseException):
 def test_a_stopped_run_goes_on_to_the_same_results(
     tiny: ExperimentRecipe, finished: Experiment, tmp_path: Path, glyph_cache: Path
 ) -> None:
-    told: list[str] = []
+    told: list[tuple[int | str, str]] = []
 
     def stop(done: int, total: int, part: int | str, name: str, seconds: float) -> None:
-        told.append(name)
+        told.append((part, name))
         if len(told) in (5, 20):
             raise Stopped
 
