@@ -205,7 +205,9 @@ def _learning(document: Mapping[str, Any]) -> str:
     ]
     total = amount(document["pairs"])
     lines.append((total, *(_share(rows[f"{m}_side"]["map"], interval=True) for m in ("ridge", "h"))))
-    return "mAP; pairs drawn at random, as many steps for each number.\n\n" + _table(columns, lines)
+    return "mAP; pairs drawn at random. Each fit sees as many rows, in more epochs where there are fewer.\n\n" + _table(
+        columns, lines
+    )
 
 
 def _curves(document: Mapping[str, Any]) -> str:
