@@ -12,6 +12,7 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 6;  // 6 x 2 sums, 2 weights, 1 broadcast: 15 of 16 registers
   static constexpr int kTilePanels = 1;
+  static constexpr int kOneRowPanels = 4;
 
   __m256 v;
 

@@ -12,6 +12,7 @@ struct Vec {
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;  // 6 x 4 sums, 4 weights, 1 broadcast: 29 of 32 registers
   static constexpr int kTilePanels = 4;
+  static constexpr int kOneRowPanels = 8;
 
   __m512 v;
 

@@ -14,6 +14,7 @@ struct Vec {
   static constexpr int kLanes = 4;
   static constexpr int kTileRows = 3;
   static constexpr int kTilePanels = 1;
+  static constexpr int kOneRowPanels = 2;
 
   Lanes v;
 
