@@ -36,6 +36,12 @@ struct Vec {
   static Vec mul_add(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static Vec minus_mul_add(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
 
+  // x * factor in float64, rounded once.
+  static Vec scaled(Vec x, double factor) {
+    for (int i = 0; i < kLanes; ++i) x.v[i] = static_cast<float>(static_cast<double>(x.v[i]) * factor);
+    return x;
+  }
+
   // max(x, 0) that lets NaN pass.
   static Vec relu(Vec x) {
     const Mask negative = x.v < Lanes{};

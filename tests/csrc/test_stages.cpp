@@ -64,10 +64,13 @@ void exceptions_leave_nobody_waiting() {
 void stop_leaves_nobody_waiting() {
   const std::vector<int64_t> counts(1000, 3);
   std::atomic<int> runs{0};
+  const auto task = [&](int64_t, int64_t) {
+    ++runs;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));  // else others may end it before the caller comes
+  };
   for (int threads : {1, 4}) {
     runs = 0;
-    CHECK_THROWS(
-        run_stages(counts, threads, [&](int64_t, int64_t) { ++runs; }, [&] { return runs > 50; }), Interrupted);
+    CHECK_THROWS(run_stages(counts, threads, task, [&] { return runs > 50; }), Interrupted);
     CHECK(runs < 3000);
   }
 }
