@@ -13,16 +13,15 @@ void scale_to_unit(const KernelTable& kernels, float* rows, int64_t count, int64
   double squares[kBatch];
   const SquaresArgs args{.x = rows, .x_stride = stride, .rows = count, .cols = cols, .squares = squares};
   kernels.squares(&args);
+  double factors[kBatch];
   for (int64_t r = 0; r < count; ++r) {
-    float* const row = rows + r * stride;
     const double norm = std::sqrt(squares[r]);
-    if (is_zero_norm(norm)) {
-      std::fill_n(row, cols, 0.0f);
-      continue;
-    }
-    const double scale = 1.0 / norm;
-    for (int64_t c = 0; c < cols; ++c) row[c] = static_cast<float>(row[c] * scale);
+    const bool zero = is_zero_norm(norm);
+    if (zero) std::fill_n(rows + r * stride, cols, 0.0f);
+    factors[r] = zero ? 1.0 : 1.0 / norm;
   }
+  const ScaleArgs scale{.x = rows, .x_stride = stride, .rows = count, .cols = cols, .factors = factors};
+  kernels.scale(&scale);
 }
 
 }  // namespace
@@ -50,6 +49,15 @@ void load_rows(const KernelTable& kernels, const MatrixView& source, Metric metr
 
 void load_panels(const KernelTable& kernels, const MatrixView& source, Metric metric, int64_t first, int64_t rows,
                  AlignedBuffer<float>& scratch, float* panels) {
+  if (source.dtype == Dtype::f32 && metric != Metric::cosine) {  // nothing to change: packed from where they lie
+    const PackArgs args{.x = reinterpret_cast<const float*>(source.row(first)),
+                        .x_stride = source.row_stride,
+                        .rows = rows,
+                        .depth = source.cols,
+                        .panels = panels};
+    kernels.pack(&args);
+    return;
+  }
   const int64_t stride = padded_stride(source.cols);
   float* const flat = scratch.reserve(static_cast<std::size_t>(kBatch * stride));
   for (int64_t r = 0; r < rows; r += kBatch) {

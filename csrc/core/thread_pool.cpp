@@ -15,6 +15,7 @@
 
 #include "core/error.hpp"
 #include "core/float_state.hpp"
+#include "core/spin.hpp"
 
 namespace fct {
 namespace {
@@ -25,9 +26,9 @@ struct Job {
   int max_slots;
   std::atomic<int64_t> next{0};
   std::atomic<bool> cancelled{false};
-  int slots_taken = 0;  // guarded by the pool's mutex, as is `running`
-  int running = 0;
-  std::exception_ptr error;  // guarded by the pool's mutex
+  int slots_taken = 0;          // guarded by the pool's mutex
+  std::atomic<int> running{0};  // changed with the pool's mutex held
+  std::exception_ptr error;     // guarded by the pool's mutex
 };
 
 class Pool {
@@ -55,12 +56,16 @@ class Pool {
       job.running = 1;
       if (wanted > 0) jobs_.push_back(&job);
     }
-    if (job.max_slots > 1) wake_.notify_all();
+    for (int worker = 1; worker < job.max_slots; ++worker) wake_.notify_one();
     bool interrupted = false;
     take_tasks(job, 0, [&] { return interrupted = stop && stop(); });
     std::unique_lock lock(mutex_);
     std::erase(jobs_, &job);
-    --job.running;
+    if (--job.running > 0) {
+      lock.unlock();
+      spin_until([&] { return job.running.load(std::memory_order_relaxed) == 0; });
+      lock.lock();
+    }
     done_.wait(lock, [&] { return job.running == 0; });
     if (job.error) std::rethrow_exception(job.error);
     if (interrupted) throw Interrupted();

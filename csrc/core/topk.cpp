@@ -11,7 +11,7 @@
 namespace fct {
 namespace {
 
-constexpr int64_t kBlockRows = 256;    // gallery rows packed and scored at a time: 128 KiB of panels at 128 dims
+constexpr int64_t kBlockRows = 256;    // gallery rows scored at a time: 128 KiB of panels at 128 dims
 constexpr int64_t kTaskRows = 4096;    // gallery rows a task, at most
 constexpr int64_t kStripQueries = 48;  // queries scored at a time: a strip of 48 x 256 scores stays in L1 and L2
 constexpr int64_t kTaskProducts = 1'000'000'000;        // multiply-adds a task, so that a stop is noticed in time

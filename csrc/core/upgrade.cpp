@@ -1,14 +1,12 @@
 #include "core/upgrade.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <string>
+#include <vector>
 
-#include "core/aligned_buffer.hpp"
 #include "core/error.hpp"
-#include "core/half.hpp"
-#include "core/rows.hpp"
+#include "core/stages.hpp"
+#include "core/upgrade_block.hpp"
 
 namespace fct {
 namespace {
@@ -18,8 +16,17 @@ namespace {
 // MB.
 constexpr int64_t kActivationBytes = 1700 * 1024;
 constexpr int64_t kMinBlockRows = 12;
-constexpr int64_t kMaxBlockRows = 192;
 constexpr int64_t kRowMultiple = 12;  // whole register tiles at every level
+
+// Up to this many rows, threads share the columns of each layer: a share of the rows would have each thread read all
+// weights, and with one row there is nothing to share.
+constexpr int64_t kMaxColumnRows = 64;
+constexpr int64_t kTaskPanels = 4;  // whole register tiles at every level
+// Work in multiply-adds, a few rows counted as kStreamRows: so long the reading of the weights sets the pace. On a core
+// about 25 a nanosecond.
+constexpr int64_t kStreamRows = 5;
+constexpr int64_t kTaskWork = 160'000;      // a task of panels, against the cost of taking it
+constexpr int64_t kThreadWork = 1'000'000;  // for one more thread, against the cost of waking it
 
 int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
   const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
@@ -27,223 +34,6 @@ int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t
   const int64_t share = (rows + threads - 1) / threads;
   return std::min(std::clamp(fitting, kMinBlockRows, kMaxBlockRows), std::max<int64_t>(share, 1));
 }
-
-// How activations are held and layers computed in one precision.
-class Fp32Engine {
- public:
-  using Element = float;
-  explicit Fp32Engine(CpuLevel level) : kernels_(kernels_of(level)) {}
-
-  void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
-            unsigned char* finite) const {
-    const LoadArgs args{.source = source.row(first),
-                        .dtype = static_cast<int32_t>(source.dtype),
-                        .source_stride = source.row_stride,
-                        .rows = rows,
-                        .cols = source.cols,
-                        .target = target,
-                        .target_stride = stride,
-                        .finite = finite};
-    kernels_.load(&args);
-  }
-
-  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, float* y,
-              int64_t y_stride) const {
-    const TileArgs args{.x = x,
-                        .x_stride = x_stride,
-                        .rows = rows,
-                        .panels = static_cast<const float*>(layer.panels),
-                        .panel_count = layer.panel_count(),
-                        .depth = layer.in_dim,
-                        .bias = layer.bias,
-                        .relu = layer.relu,
-                        .product = Product::dot,
-                        .y = y,
-                        .y_stride = y_stride};
-    kernels_.tile(&args);
-  }
-
- private:
-  const KernelTable& kernels_;
-};
-
-class Bf16Engine {
- public:
-  using Element = uint16_t;
-  explicit Bf16Engine(CpuLevel level) : wide_(level), kernels_(*bf16_kernels_of(level)) {}
-
-  // Through float32, where NaN and Inf are found. One zero is written past the row: tiles read whole pairs.
-  void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
-            unsigned char* finite) const {
-    thread_local AlignedBuffer<float> memory;
-    const int64_t wide_stride = padded_stride(source.cols);
-    float* const wide = memory.reserve(static_cast<std::size_t>(rows * wide_stride));
-    wide_.load(source, first, rows, wide, wide_stride, finite);
-    const Bf16NarrowArgs args{.x = wide,
-                              .x_stride = wide_stride,
-                              .rows = rows,
-                              .cols = source.cols,
-                              .padded_cols = source.cols + 1,
-                              .y = target,
-                              .y_stride = stride};
-    kernels_.narrow(&args);
-  }
-
-  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, Element* y,
-              int64_t y_stride) const {
-    run(layer, rows, x, x_stride, y, y_stride, true);
-  }
-  void linear(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, float* y,
-              int64_t y_stride) const {
-    run(layer, rows, x, x_stride, y, y_stride, false);
-  }
-
- private:
-  void run(const PackedLayer& layer, int64_t rows, const Element* x, int64_t x_stride, void* y, int64_t y_stride,
-           bool narrow) const {
-    const Bf16TileArgs args{.x = x,
-                            .x_stride = x_stride,
-                            .rows = rows,
-                            .panels = static_cast<const uint16_t*>(layer.panels),
-                            .panel_count = layer.panel_count(),
-                            .pairs = (layer.in_dim + 1) / 2,
-                            .bias = layer.bias,
-                            .relu = layer.relu,
-                            .y = y,
-                            .y_stride = y_stride,
-                            .narrow = narrow};
-    kernels_.tile(&args);
-  }
-
-  Fp32Engine wide_;
-  const Bf16Table& kernels_;
-};
-
-// One block of rows on one thread.
-template <typename Engine>
-class BlockUpgrade {
- public:
-  using Element = typename Engine::Element;
-
-  BlockUpgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first, int64_t rows)
-      : packed_(packed), kernels_(kernels_of(level)), engine_(level), call_(call), first_(first), rows_(rows) {}
-
-  void run() {
-    // Kept a thread's life: fresh pages for each block would cost more than a small block's arithmetic.
-    thread_local AlignedBuffer<Element> memory;
-    thread_local AlignedBuffer<float> output;
-    const int64_t stride = padded_stride(packed_.widest);
-    Element* const input = memory.reserve(static_cast<std::size_t>(3 * rows_ * stride));
-    Element* ping = input + rows_ * stride;
-    Element* pong = ping + rows_ * stride;
-
-    const int64_t concat_stride = padded_stride(packed_.concat_dim);
-    std::memset(call_.status + first_, 0, static_cast<std::size_t>(rows_));
-    int64_t offset = 0;
-    for (const PackedBranch& branch : packed_.branches) {
-      run_branch(branch, input, pong, ping + offset, concat_stride);
-      offset += branch.out_dim;
-    }
-    // Tiles of 16-bit pairs read one column past an odd width.
-    for (int64_t r = 0; r < rows_; ++r) ping[r * concat_stride + packed_.concat_dim] = Element{};
-    int64_t in_stride = concat_stride;
-    for (std::size_t i = 0; i + 1 < packed_.trunk.size(); ++i) {
-      const int64_t out_stride = padded_stride(packed_.trunk[i].out_dim);
-      engine_.linear(packed_.trunk[i], rows_, ping, in_stride, pong, out_stride);
-      std::swap(ping, pong);
-      in_stride = out_stride;
-    }
-    const PackedLayer& last = packed_.trunk.back();
-    const int64_t out_stride = padded_stride(last.out_dim);
-    float* const y = output.reserve(static_cast<std::size_t>(rows_ * out_stride));
-    engine_.linear(last, rows_, ping, in_stride, y, out_stride);
-    write_out(y, out_stride);
-  }
-
- private:
-  // `target` points at the branch's first column of the concatenation; the padding that a branch writes past its last
-  // column lies in the next branch, which is written later, or in the row's own padding.
-  void run_branch(const PackedBranch& branch, Element* input, Element* scratch, Element* target,
-                  int64_t target_stride) {
-    const MatrixView& source = branch.reads_side ? call_.side : call_.old;
-    if (branch.layers.empty()) {
-      load(source, target, target_stride);
-      return;
-    }
-    int64_t x_stride = padded_stride(source.cols);
-    load(source, input, x_stride);
-    const Element* x = input;
-    // Hidden layers alternate between the scratch and the input's own place, which is free once it was read.
-    Element* places[2] = {scratch, input};
-    for (std::size_t i = 0; i + 1 < branch.layers.size(); ++i) {
-      Element* const y = places[i % 2];
-      const int64_t y_stride = padded_stride(branch.layers[i].out_dim);
-      engine_.linear(branch.layers[i], rows_, x, x_stride, y, y_stride);
-      x = y;
-      x_stride = y_stride;
-    }
-    engine_.linear(branch.layers.back(), rows_, x, x_stride, target, target_stride);
-  }
-
-  void load(const MatrixView& source, Element* target, int64_t target_stride) {
-    unsigned char finite[kMaxBlockRows];
-    engine_.load(source, first_, rows_, target, target_stride, finite);
-    for (int64_t r = 0; r < rows_; ++r) {
-      if (!finite[r]) set_status(r, RowStatus::nonfinite_input);
-    }
-  }
-
-  void write_out(const float* y, int64_t y_stride) {
-    double squares[kMaxBlockRows];
-    const SquaresArgs args{.x = y, .x_stride = y_stride, .rows = rows_, .cols = packed_.new_dim, .squares = squares};
-    kernels_.squares(&args);
-    for (int64_t r = 0; r < rows_; ++r) {
-      const float* const row = y + r * y_stride;
-      // Squares of finite floats cannot overflow a double, so this is the test for NaN and Inf in the row, too.
-      const double norm = std::sqrt(squares[r]);
-      if (!std::isfinite(norm) || !fits_output(row)) set_status(r, RowStatus::overflow);
-      if (packed_.uncertainty && !std::isfinite(row[packed_.new_dim])) set_status(r, RowStatus::overflow);
-      if (packed_.normalize && is_zero_norm(norm)) set_status(r, RowStatus::zero_norm);
-      const bool ok = status(r) == RowStatus::ok;
-      write_row(row, r, !ok ? 0.0 : packed_.normalize ? 1.0 / norm : 1.0);
-      if (call_.uncertainty) call_.uncertainty[first_ + r] = ok ? row[packed_.new_dim] : 0.0f;
-    }
-  }
-
-  // Only rows that keep their scale can pass the largest float16 or bfloat16.
-  bool fits_output(const float* row) const {
-    if (packed_.normalize || call_.out.dtype == Dtype::f32) return true;
-    const bool half = call_.out.dtype == Dtype::f16;
-    return std::all_of(row, row + packed_.new_dim, [half](float x) {
-      return std::isfinite(half ? float_from_half(half_from_float(x)) : float_from_bfloat(bfloat_from_float(x)));
-    });
-  }
-
-  void write_row(const float* row, int64_t r, double scale) {
-    unsigned char* const target = call_.out.row(first_ + r);
-    const auto value = [&](int64_t c) { return scale == 0.0 ? 0.0f : static_cast<float>(row[c] * scale); };
-    if (call_.out.dtype == Dtype::f32) {
-      float* const out = reinterpret_cast<float*>(target);
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = value(c);
-    } else {
-      uint16_t* const out = reinterpret_cast<uint16_t*>(target);
-      const auto narrow = call_.out.dtype == Dtype::f16 ? half_from_float : bfloat_from_float;
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = narrow(value(c));
-    }
-  }
-
-  RowStatus status(int64_t r) const { return static_cast<RowStatus>(call_.status[first_ + r]); }
-  void set_status(int64_t r, RowStatus value) {
-    if (status(r) == RowStatus::ok) call_.status[first_ + r] = static_cast<unsigned char>(value);
-  }
-
-  const PackedTransform& packed_;
-  const KernelTable& kernels_;
-  const Engine engine_;
-  const UpgradeCall& call_;
-  const int64_t first_;
-  const int64_t rows_;
-};
 
 void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call) {
   const auto want = [](const char* name, int64_t rows, int64_t cols, int64_t want_rows, int64_t want_cols) {
@@ -261,18 +51,66 @@ void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& cal
   }
 }
 
+int64_t panel_work(const PackedLayer& layer, int64_t rows) {
+  return layer.in_dim * kPanelWidth * std::max(rows, kStreamRows);
+}
+
+// Threads that pay for their wake-up.
+int useful_threads(const PackedTransform& packed, int64_t rows, int threads) {
+  int64_t work = 0;
+  const auto add = [&](const std::vector<PackedLayer>& layers) {
+    for (const PackedLayer& layer : layers) work += layer.panel_count() * panel_work(layer, rows);
+  };
+  for (const PackedBranch& branch : packed.branches) add(branch.layers);
+  add(packed.trunk);
+  return static_cast<int>(std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads, 1)));
+}
+
 template <typename Engine>
-void upgrade_blocks(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
-  const int threads = std::max(1, call.threads);
+void share_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int threads,
+                const StopFn& stop) {
   const int64_t step = block_rows(packed, sizeof(typename Engine::Element), call.old.rows, threads);
   const int64_t blocks = (call.old.rows + step - 1) / step;
   parallel_for(
       blocks, threads,
       [&](int64_t block, int) {
         const int64_t first = block * step;
-        BlockUpgrade<Engine>(packed, level, call, first, std::min(step, call.old.rows - first)).run();
+        BlockUpgrade<Engine>(packed, level, call, first, std::min(step, call.old.rows - first)).run_all();
       },
       stop);
+}
+
+template <typename Engine>
+void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int threads,
+                   const StopFn& stop) {
+  BlockUpgrade<Engine> block(packed, level, call, 0, call.old.rows);
+  std::vector<int64_t> task_panels, tasks;
+  for (int64_t step = 0; step < block.step_count(); ++step) {
+    const PackedLayer* const layer = block.layer_of(step);
+    const int64_t panels = layer ? layer->panel_count() : 1;
+    const int64_t least = layer ? kTaskPanels * panel_work(*layer, call.old.rows) : kTaskWork;
+    task_panels.push_back(kTaskPanels * ((kTaskWork + least - 1) / least));
+    tasks.push_back((panels + task_panels.back() - 1) / task_panels.back());
+  }
+  run_stages(
+      tasks, threads,
+      [&](int64_t step, int64_t task) {
+        const int64_t width = task_panels[static_cast<std::size_t>(step)];
+        const PackedLayer* const layer = block.layer_of(step);
+        const int64_t first = task * width;
+        block.run(step, {first, layer ? std::min(width, layer->panel_count() - first) : 0});
+      },
+      stop);
+}
+
+template <typename Engine>
+void upgrade_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
+  const int threads = useful_threads(packed, call.old.rows, call.threads);
+  if (threads > 1 && call.old.rows > 0 && call.old.rows <= kMaxColumnRows) {
+    share_columns<Engine>(packed, level, call, threads, stop);
+  } else {
+    share_rows<Engine>(packed, level, call, threads, stop);
+  }
 }
 
 }  // namespace
@@ -280,9 +118,9 @@ void upgrade_blocks(const PackedTransform& packed, CpuLevel level, const Upgrade
 void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
   check(packed, level, call);
   if (packed.precision == Precision::bf16) {
-    upgrade_blocks<Bf16Engine>(packed, level, call, stop);
+    upgrade_rows<Bf16Engine>(packed, level, call, stop);
   } else {
-    upgrade_blocks<Fp32Engine>(packed, level, call, stop);
+    upgrade_rows<Fp32Engine>(packed, level, call, stop);
   }
 }
 

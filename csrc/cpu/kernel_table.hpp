@@ -59,6 +59,15 @@ struct SquaresArgs {
   double* squares;  // [rows]
 };
 
+// Multiplies each row by its factor in float64, rounded once to float32.
+struct ScaleArgs {
+  float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t cols;
+  const double* factors;  // [rows]
+};
+
 // Rows [rows, depth] -> panels of 16 rows each, zero padded.
 struct PackArgs {
   const float* x;
@@ -80,6 +89,7 @@ struct KernelTable {
   void (*tile)(const TileArgs*);
   void (*load)(const LoadArgs*);
   void (*squares)(const SquaresArgs*);
+  void (*scale)(const ScaleArgs*);
   void (*pack)(const PackArgs*);
   int64_t (*filter)(const FilterArgs*);
 };

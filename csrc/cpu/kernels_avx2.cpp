@@ -1,3 +1,4 @@
+#include "cpu/transpose_avx.hpp"
 #include "cpu/vec_avx2.hpp"
 // The bodies are written over the Vec above.
 #include "cpu/rows_body.hpp"
@@ -5,6 +6,7 @@
 
 namespace fct {
 
-const KernelTable kAvx2Kernels{.tile = tile, .load = load, .squares = squares, .pack = pack, .filter = filter};
+const KernelTable kAvx2Kernels{
+    .tile = tile, .load = load, .squares = squares, .scale = scale, .pack = pack, .filter = filter};
 
 }  // namespace fct

@@ -1,4 +1,5 @@
-// Row work around the tiles: widening loads, norms, panels, and the threshold filter of topk. Written over Vec.
+// Row work around the tiles: widening loads, norms, panels, and the threshold filter of topk. Written over Vec and
+// transpose_block.
 #pragma once
 
 #include "core/half.hpp"
@@ -60,18 +61,50 @@ void squares(const SquaresArgs* args) {
   }
 }
 
-void pack(const PackArgs* args) {
-  float* out = args->panels;
-  for (int64_t first = 0; first < args->rows; first += kPanelWidth) {
-    const float* const x = args->x + first * args->x_stride;
-    const int64_t left = args->rows - first;
-    for (int64_t k = 0; k < args->depth; ++k, out += kPanelWidth) {
-      if (left >= kPanelWidth) {
-        for (int64_t c = 0; c < kPanelWidth; ++c) out[c] = x[c * args->x_stride + k];
-      } else {
-        for (int64_t c = 0; c < kPanelWidth; ++c) out[c] = c < left ? x[c * args->x_stride + k] : 0.0f;
+void scale(const ScaleArgs* args) {
+  for (int64_t r = 0; r < args->rows; ++r) {
+    float* const x = args->x + r * args->x_stride;
+    const double factor = args->factors[r];
+    int64_t c = 0;
+    for (; c + Vec::kLanes <= args->cols; c += Vec::kLanes) Vec::scaled(Vec::load(x + c), factor).store(x + c);
+    for (; c < args->cols; ++c) x[c] = static_cast<float>(static_cast<double>(x[c]) * factor);
+  }
+}
+
+constexpr int64_t kPrefetchRows = 2 * kPanelWidth;
+
+// Writes depth [begin, depth) of a panel of `rows` rows.
+void pack_plain(const PackArgs& args, const float* x, int64_t rows, int64_t begin, float* out) {
+  for (int64_t k = begin; k < args.depth; ++k) {
+    if (rows == kPanelWidth) {
+      for (int64_t c = 0; c < kPanelWidth; ++c) out[k * kPanelWidth + c] = x[c * args.x_stride + k];
+    } else {
+      for (int64_t c = 0; c < kPanelWidth; ++c) {
+        out[k * kPanelWidth + c] = c < rows ? x[c * args.x_stride + k] : 0.0f;
       }
     }
+  }
+}
+
+void pack(const PackArgs* args) {
+  for (int64_t first = 0; first < args->rows; first += kPanelWidth) {
+    const float* const x = args->x + first * args->x_stride;
+    float* const out = args->panels + first * args->depth;
+    const int64_t left = args->rows - first;
+    int64_t k = 0;
+    if constexpr (kTransposeSize > 0) {
+      // Sixteen short streams are more than the hardware's prefetcher follows. Where rows lie close, ask for the panel
+      // after the next, which may be past the last row of this call: a caller goes on there. A prefetch never faults.
+      const bool close = args->x_stride >= args->depth && args->x_stride < 2 * args->depth;
+      const char* const ahead = reinterpret_cast<const char*>(x) + kPrefetchRows * args->x_stride * 4;
+      for (; left >= kPanelWidth && k + kTransposeSize <= args->depth; k += kTransposeSize) {
+        for (int64_t line = k; close && line < k + kTransposeSize; ++line) __builtin_prefetch(ahead + line * 64, 0, 3);
+        for (int64_t c = 0; c < kPanelWidth; c += kTransposeSize) {
+          transpose_block(x + c * args->x_stride + k, args->x_stride, out + k * kPanelWidth + c, kPanelWidth);
+        }
+      }
+    }
+    pack_plain(*args, x, left < kPanelWidth ? left : kPanelWidth, k, out);
   }
 }
 

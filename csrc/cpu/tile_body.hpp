@@ -87,47 +87,58 @@ void pick_tile(const TileArgs& args, const TileStep& step, int64_t rows, int64_t
 // Asks for the panels' next run while the rows of this one are worked on, a share a row tile: on the wide layers the
 // weights come from L3, and the hardware's own prefetcher gives up at each page. Always inline: GCC takes a function
 // that only prefetches for one without effect, and drops the call.
+template <int Panels>
 [[gnu::always_inline]] inline void prefetch_share(const float* panels, int64_t panel_stride, int64_t share,
                                                   int64_t shares) {
   const int64_t begin = kDepthRun * share / shares;
   const int64_t end = kDepthRun * (share + 1) / shares;
-  for (int64_t p = 0; p < Vec::kTilePanels; ++p) {
+  for (int64_t p = 0; p < Panels; ++p) {
     const float* const lines = panels + p * panel_stride;
     for (int64_t k = begin; k < end; ++k) __builtin_prefetch(lines + k * kPanelWidth, 0, 2);
   }
 }
 
-template <Product product>
+template <int Rows, int Panels, Product product>
 void tile_all(const TileArgs& args) {
   const int64_t panel_stride = args.depth * kPanelWidth;
-  const int64_t row_tiles = (args.rows + Vec::kTileRows - 1) / Vec::kTileRows;
-  for (int64_t p = 0; p < args.panel_count; p += Vec::kTilePanels) {
+  const int64_t row_tiles = (args.rows + Rows - 1) / Rows;
+  for (int64_t p = 0; p < args.panel_count; p += Panels) {
     const int64_t panels = args.panel_count - p;
     for (int64_t k = 0; k < args.depth; k += kDepthRun) {
       const int64_t end = k + kDepthRun < args.depth ? k + kDepthRun : args.depth;
       const bool last_run = end == args.depth;
       const float* const panel = args.panels + p * panel_stride;
-      const float* const next = last_run ? panel + Vec::kTilePanels * panel_stride : panel + end * kPanelWidth;
-      const bool has_next = !last_run || p + Vec::kTilePanels < args.panel_count;
-      for (int64_t r = 0; r < args.rows; r += Vec::kTileRows) {
+      const float* const next = last_run ? panel + Panels * panel_stride : panel + end * kPanelWidth;
+      // With one row tile a panel is used once: the hardware streams it well enough alone.
+      const bool has_next = row_tiles > 1 && (!last_run || p + Panels < args.panel_count);
+      for (int64_t r = 0; r < args.rows; r += Rows) {
         const TileStep step{.x = args.x + r * args.x_stride,
                             .panels = panel,
                             .bias = args.bias ? args.bias + p * kPanelWidth : nullptr,
                             .y = args.y + r * args.y_stride + p * kPanelWidth,
                             .begin = k,
                             .end = end};
-        if (has_next) prefetch_share(next, panel_stride, r / Vec::kTileRows, row_tiles);
-        pick_tile<Vec::kTileRows, Vec::kTilePanels, product>(args, step, args.rows - r, panels);
+        if (has_next) prefetch_share<Panels>(next, panel_stride, r / Rows, row_tiles);
+        pick_tile<Rows, Panels, product>(args, step, args.rows - r, panels);
       }
     }
   }
 }
 
+template <Product product>
+void tile_product(const TileArgs& args) {
+  if (args.rows == 1) {  // more panels instead of rows, else one sum would wait for the other
+    tile_all<1, Vec::kOneRowPanels, product>(args);
+  } else {
+    tile_all<Vec::kTileRows, Vec::kTilePanels, product>(args);
+  }
+}
+
 void tile(const TileArgs* args) {
   if (args->product == Product::dot) {
-    tile_all<Product::dot>(*args);
+    tile_product<Product::dot>(*args);
   } else {
-    tile_all<Product::minus_distance>(*args);
+    tile_product<Product::minus_distance>(*args);
   }
 }
 

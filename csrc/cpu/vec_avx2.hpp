@@ -12,6 +12,7 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 6;  // 6 x 2 sums, 2 weights, 1 broadcast: 15 of 16 registers
   static constexpr int kTilePanels = 1;
+  static constexpr int kOneRowPanels = 4;
 
   __m256 v;
 
@@ -30,6 +31,14 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec minus_mul_add(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+
+  // x * factor in float64, rounded once.
+  static Vec scaled(Vec x, double factor) {
+    const __m256d f = _mm256_set1_pd(factor);
+    const __m128 low = _mm256_cvtpd_ps(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), f));
+    const __m128 high = _mm256_cvtpd_ps(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1)), f));
+    return {_mm256_set_m128(high, low)};
+  }
 
   // max(x, 0) that lets NaN pass: vmaxps returns its second operand where either is NaN.
   static Vec relu(Vec x) { return {_mm256_max_ps(_mm256_setzero_ps(), x.v)}; }

@@ -12,6 +12,7 @@ struct Vec {
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;  // 6 x 4 sums, 4 weights, 1 broadcast: 29 of 32 registers
   static constexpr int kTilePanels = 4;
+  static constexpr int kOneRowPanels = 8;
 
   __m512 v;
 
@@ -30,6 +31,14 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static Vec mul_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec minus_mul_add(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+
+  // x * factor in float64, rounded once.
+  static Vec scaled(Vec x, double factor) {
+    const __m512d f = _mm512_set1_pd(factor);
+    const __m256 low = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x.v)), f));
+    const __m256 high = _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1)), f));
+    return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
+  }
 
   // max(x, 0) that lets NaN pass: vmaxps returns its second operand where either is NaN.
   static Vec relu(Vec x) { return {_mm512_max_ps(_mm512_setzero_ps(), x.v)}; }

@@ -14,6 +14,7 @@ struct Vec {
   static constexpr int kLanes = 4;
   static constexpr int kTileRows = 3;
   static constexpr int kTilePanels = 1;
+  static constexpr int kOneRowPanels = 2;
 
   Lanes v;
 
@@ -34,6 +35,12 @@ struct Vec {
   friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
   static Vec mul_add(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static Vec minus_mul_add(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
+
+  // x * factor in float64, rounded once.
+  static Vec scaled(Vec x, double factor) {
+    for (int i = 0; i < kLanes; ++i) x.v[i] = static_cast<float>(static_cast<double>(x.v[i]) * factor);
+    return x;
+  }
 
   // max(x, 0) that lets NaN pass.
   static Vec relu(Vec x) {

@@ -122,6 +122,40 @@ void load_widens_and_judges(const KernelTable& kernels) {
   }
 }
 
+// Against a plain loop: rows of any stride, tails in both directions, nothing read or written outside.
+void pack_turns_rows(const KernelTable& kernels) {
+  for (int64_t rows : {1, 15, 16, 17, 32, 50}) {
+    for (int64_t depth : {1, 7, 8, 9, 16, 37}) {
+      for (int64_t stride : {depth, depth + 3}) {
+        const int64_t floats = panels_of(rows) * kPanelWidth * depth;
+        Guarded<float> x((rows - 1) * stride + depth), panels(floats);
+        fill_normal(x.data(), (rows - 1) * stride + depth, 7);
+        const PackArgs args{.x = x.data(), .x_stride = stride, .rows = rows, .depth = depth, .panels = panels.data()};
+        kernels.pack(&args);
+        for (int64_t i = 0; i < floats; ++i) {
+          const int64_t row = i / (kPanelWidth * depth) * kPanelWidth + i % kPanelWidth;
+          const int64_t k = i / kPanelWidth % depth;
+          CHECK(panels[i] == (row < rows ? x[row * stride + k] : 0.0f));
+        }
+      }
+    }
+  }
+}
+
+void scale_rounds_once(const KernelTable& kernels) {
+  for (int64_t cols : {1, 4, 8, 19, 33}) {
+    Guarded<float> x(2 * cols);
+    fill_normal(x.data(), 2 * cols, 9);
+    const std::vector<float> before(x.data(), x.data() + 2 * cols);
+    const double factors[] = {1.0 / 3.0, 1e-30};
+    const ScaleArgs args{.x = x.data(), .x_stride = cols, .rows = 2, .cols = cols, .factors = factors};
+    kernels.scale(&args);
+    for (int64_t i = 0; i < 2 * cols; ++i) {
+      CHECK(x[i] == static_cast<float>(static_cast<double>(before[static_cast<std::size_t>(i)]) * factors[i / cols]));
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -139,6 +173,8 @@ int main() {
     nan_passes_relu(kernels);
     filter_keeps_order(kernels);
     load_widens_and_judges(kernels);
+    pack_turns_rows(kernels);
+    scale_rounds_once(kernels);
   }
   return 0;
 }

@@ -77,10 +77,58 @@ void check_case(CpuLevel level, int64_t queries, int64_t rows, int64_t dim, int6
     CHECK(pieced[i] == scores[i] || (std::isnan(pieced[i]) && std::isnan(scores[i])));
 }
 
+// The gallery as rows, as rows of a wider array, as panels, and each query alone: the same bits.
+void one_answer_whatever_the_path(CpuLevel level, Metric metric, int64_t rows, int64_t dim) {
+  constexpr int64_t kQueries = 5, kBest = 20, kGap = 3;
+  const int64_t stride = dim + kGap;
+  Guarded<float> q(kQueries * dim), g(rows * dim), wide((rows - 1) * stride + dim);
+  fill_normal(q.data(), kQueries * dim, 1);
+  fill_normal(g.data(), rows * dim, 2);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(g.data() + r * dim, dim, wide.data() + r * stride);
+  Guarded<float> panels(panels_of(rows) * kPanelWidth * dim);
+  pack_gallery(level, view(g.data(), rows, dim), metric, panels.data(), 2);
+
+  Guarded<float> scores(kQueries * kBest), again(kQueries * kBest);
+  Guarded<int64_t> ids(kQueries * kBest), again_ids(kQueries * kBest);
+  TopkCall call{.queries = view(q.data(), kQueries, dim),
+                .gallery = view(g.data(), rows, dim),
+                .metric = metric,
+                .k = kBest,
+                .scores = scores.data(),
+                .ids = ids.data(),
+                .threads = 2};
+  topk(level, call);
+  const auto check_same = [&] {
+    CHECK(std::memcmp(scores.data(), again.data(), kQueries * kBest * sizeof(float)) == 0);
+    CHECK(std::memcmp(ids.data(), again_ids.data(), kQueries * kBest * sizeof(int64_t)) == 0);
+  };
+  call.scores = again.data();
+  call.ids = again_ids.data();
+  call.panels = panels.data();
+  topk(level, call);
+  check_same();
+  call.panels = nullptr;
+  call.gallery = view(wide.data(), rows, dim);
+  call.gallery.row_stride = stride;
+  topk(level, call);
+  check_same();
+  for (int64_t i = 0; i < kQueries; ++i) {
+    call.queries = view(q.data() + i * dim, 1, dim);
+    call.scores = again.data() + i * kBest;
+    call.ids = again_ids.data() + i * kBest;
+    topk(level, call);
+  }
+  check_same();
+}
+
 }  // namespace
 
 int main() {
   for (CpuLevel level : usable_levels()) {
+    for (Metric metric : {Metric::cosine, Metric::inner_product, Metric::l2}) {
+      one_answer_whatever_the_path(level, metric, 1009, 37);
+      one_answer_whatever_the_path(level, metric, 272, 300);
+    }
     for (int threads : {1, 3}) {
       check_case(level, 3, 5000, 16, 10, false, false, threads);
       check_case(level, 50, 700, 5, 1, true, false, threads);

@@ -39,55 +39,95 @@ struct Linear {
   std::vector<float> weight, bias;
 };
 
-void check_level(CpuLevel level) {
-  const Linear a(19, 40, true, 1), b(40, 33, true, 3), c(7, 21, true, 5), d(54, 300, true, 7), e(300, 24, false, 9);
-  const TransformSource source{.old_dim = 19,
-                               .side_dim = 7,
-                               .new_dim = 23,
-                               .normalize = true,
-                               .uncertainty = true,
-                               .precision = Precision::fp32,
-                               .branches = {{.reads_side = false, .layers = {a.source(), b.source()}},
-                                            {.reads_side = true, .layers = {c.source()}}},
-                               .trunk = {d.source(), e.source()}};
-  std::vector<unsigned char> bytes(static_cast<std::size_t>(packed_size(source)));
-  pack_transform(source, bytes.data());
-  const PackedTransform packed = view_packed(bytes.data(), static_cast<int64_t>(bytes.size()));
-  for (int64_t rows : {0, 1, 2, 13, 401}) {
-    Guarded<float> old(rows * 19), side(rows * 7), out(rows * 23), s(rows);
-    Guarded<unsigned char> status(rows);
+// Odd widths all through; `inner` and `second` set how much work a row is.
+struct Transform {
+  explicit Transform(int64_t inner, int64_t second)
+      : a(19, 40, true, 1),
+        b(40, 33, true, 3),
+        c(7, 21, true, 5),
+        d(54, inner, true, 7),
+        e(inner, second, true, 9),
+        f(second, 24, false, 11) {
+    const TransformSource source{.old_dim = 19,
+                                 .side_dim = 7,
+                                 .new_dim = 23,
+                                 .normalize = true,
+                                 .uncertainty = true,
+                                 .precision = Precision::fp32,
+                                 .branches = {{.reads_side = false, .layers = {a.source(), b.source()}},
+                                              {.reads_side = true, .layers = {c.source()}}},
+                                 .trunk = {d.source(), e.source(), f.source()}};
+    bytes.resize(static_cast<std::size_t>(packed_size(source)));
+    pack_transform(source, bytes.data());
+    packed = view_packed(bytes.data(), static_cast<int64_t>(bytes.size()));
+  }
+  std::vector<double> apply(const float* old, const float* side) const {
+    std::vector<double> x = b.apply(a.apply(std::vector<double>(old, old + 19)));
+    const std::vector<double> y = c.apply(std::vector<double>(side, side + 7));
+    x.insert(x.end(), y.begin(), y.end());
+    return f.apply(e.apply(d.apply(x)));
+  }
+  Linear a, b, c, d, e, f;
+  std::vector<unsigned char> bytes;
+  PackedTransform packed;
+};
+
+// Inputs and outputs of some rows, each buffer before an unreadable page; row 5 is bad.
+struct Rows {
+  explicit Rows(int64_t count) : rows(count), old(rows * 19), side(rows * 7), out(rows * 23), s(rows), status(rows) {
     fill_normal(old.data(), rows * 19, 11);
     fill_normal(side.data(), rows * 7, 12);
     if (rows > 5) side[5 * 7 + 6] = NAN;
-    UpgradeCall call{.old = {reinterpret_cast<unsigned char*>(old.data()), Dtype::f32, rows, 19, 19},
-                     .side = {reinterpret_cast<unsigned char*>(side.data()), Dtype::f32, rows, 7, 7},
-                     .out = {reinterpret_cast<unsigned char*>(out.data()), Dtype::f32, rows, 23, 23},
-                     .uncertainty = s.data(),
-                     .status = status.data(),
-                     .threads = 1};
-    upgrade(packed, level, call);
-    for (int64_t r = 0; r < rows; ++r) {
-      if (r == 5) {
-        CHECK(status[r] == static_cast<unsigned char>(RowStatus::nonfinite_input) && out[r * 23] == 0.0f &&
-              s[r] == 0.0f);
-        continue;
-      }
-      std::vector<double> x = b.apply(a.apply(std::vector<double>(old.data() + r * 19, old.data() + r * 19 + 19)));
-      const std::vector<double> y = c.apply(std::vector<double>(side.data() + r * 7, side.data() + r * 7 + 7));
-      x.insert(x.end(), y.begin(), y.end());
-      x = e.apply(d.apply(x));
-      double norm = 0;
-      for (int i = 0; i < 23; ++i) norm += x[i] * x[i];
-      norm = std::sqrt(norm);
-      for (int i = 0; i < 23; ++i) CHECK(std::fabs(out[r * 23 + i] - x[i] / norm) < 2e-6);
-      CHECK(std::fabs(s[r] - x[23]) < 1e-5);
+  }
+  void upgrade(const PackedTransform& packed, CpuLevel level, int threads, int64_t first, int64_t count) {
+    const UpgradeCall call{
+        .old = {reinterpret_cast<unsigned char*>(old.data() + first * 19), Dtype::f32, count, 19, 19},
+        .side = {reinterpret_cast<unsigned char*>(side.data() + first * 7), Dtype::f32, count, 7, 7},
+        .out = {reinterpret_cast<unsigned char*>(out.data() + first * 23), Dtype::f32, count, 23, 23},
+        .uncertainty = s.data() + first,
+        .status = status.data() + first,
+        .threads = threads};
+    std::fill_n(out.data() + first * 23, count * 23, -1.0f);
+    fct::upgrade(packed, level, call);
+  }
+  int64_t rows;
+  Guarded<float> old, side, out, s;
+  Guarded<unsigned char> status;
+};
+
+void check_values(const Transform& h, const Rows& x) {
+  for (int64_t r = 0; r < x.rows; ++r) {
+    if (r == 5) {
+      CHECK(x.status[r] == static_cast<unsigned char>(RowStatus::nonfinite_input) && x.out[r * 23] == 0.0f &&
+            x.s[r] == 0.0f);
+      continue;
     }
-    const std::vector<float> first(out.data(), out.data() + rows * 23);
+    CHECK(x.status[r] == static_cast<unsigned char>(RowStatus::ok));
+    const std::vector<double> y = h.apply(x.old.data() + r * 19, x.side.data() + r * 7);
+    double norm = 0;
+    for (int i = 0; i < 23; ++i) norm += y[i] * y[i];
+    norm = std::sqrt(norm);
+    for (int i = 0; i < 23; ++i) CHECK(std::fabs(x.out[r * 23 + i] - y[i] / norm) < 2e-6);
+    CHECK(std::fabs(x.s[r] - y[23]) < 1e-5);
+  }
+}
+
+void check_level(CpuLevel level, const Transform& h, const std::vector<int64_t>& row_counts) {
+  for (int64_t rows : row_counts) {
+    Rows x(rows);
+    x.upgrade(h.packed, level, 1, 0, rows);
+    check_values(h, x);
+    const std::vector<float> first(x.out.data(), x.out.data() + rows * 23);
+    const auto same = [&] { return first.empty() || std::memcmp(first.data(), x.out.data(), first.size() * 4) == 0; };
     for (int threads : {2, 3, 8}) {
-      call.threads = threads;
-      std::fill(out.data(), out.data() + rows * 23, -1.0f);
-      upgrade(packed, level, call);
-      CHECK(first.empty() || std::memcmp(first.data(), out.data(), first.size() * 4) == 0);
+      x.upgrade(h.packed, level, threads, 0, rows);
+      CHECK(same());
+    }
+    // Cut into pieces of any size, which take other tiles and another way of sharing the work.
+    for (int64_t piece : {1, 5, 64}) {
+      if (piece >= rows) continue;
+      for (int64_t r = 0; r < rows; r += piece) x.upgrade(h.packed, level, 3, r, std::min(piece, rows - r));
+      CHECK(same());
     }
   }
 }
@@ -95,6 +135,10 @@ void check_level(CpuLevel level) {
 }  // namespace
 
 int main() {
-  for (CpuLevel level : usable_levels()) check_level(level);
+  const Transform small(300, 31), wide(701, 603);  // a row of the second is worth several threads
+  for (CpuLevel level : usable_levels()) {
+    check_level(level, small, {0, 1, 2, 13, 401});
+    check_level(level, wide, {1, 2, 7, 16, 64, 65, 130});
+  }
   return 0;
 }
