@@ -26,7 +26,7 @@ constexpr int64_t kTaskPanels = 4;  // whole register tiles at every level
 // about 25 a nanosecond.
 constexpr int64_t kStreamRows = 5;
 constexpr int64_t kTaskWork = 160'000;      // a task of panels, against the cost of taking it
-constexpr int64_t kThreadWork = 1'000'000;  // for one more thread, against the cost of waking it
+constexpr int64_t kThreadWork = 15'000'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
 
 int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
   const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
