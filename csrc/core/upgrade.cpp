@@ -1,14 +1,13 @@
 #include "core/upgrade.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <string>
 
 #include "core/aligned_buffer.hpp"
 #include "core/error.hpp"
-#include "core/half.hpp"
 #include "core/rows.hpp"
+#include "core/upgrade_int8.hpp"
+#include "core/upgrade_rows.hpp"
 
 namespace fct {
 namespace {
@@ -18,7 +17,6 @@ namespace {
 // MB.
 constexpr int64_t kActivationBytes = 1700 * 1024;
 constexpr int64_t kMinBlockRows = 12;
-constexpr int64_t kMaxBlockRows = 192;
 constexpr int64_t kRowMultiple = 12;  // whole register tiles at every level
 
 int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
@@ -125,8 +123,8 @@ class BlockUpgrade {
  public:
   using Element = typename Engine::Element;
 
-  BlockUpgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first, int64_t rows)
-      : packed_(packed), kernels_(kernels_of(level)), engine_(level), call_(call), first_(first), rows_(rows) {}
+  BlockUpgrade(const PackedTransform& packed, CpuLevel level, BlockRows& block)
+      : packed_(packed), kernels_(kernels_of(level)), engine_(level), block_(block), rows_(block.count()) {}
 
   void run() {
     // Kept a thread's life: fresh pages for each block would cost more than a small block's arithmetic.
@@ -138,7 +136,6 @@ class BlockUpgrade {
     Element* pong = ping + rows_ * stride;
 
     const int64_t concat_stride = padded_stride(packed_.concat_dim);
-    std::memset(call_.status + first_, 0, static_cast<std::size_t>(rows_));
     int64_t offset = 0;
     for (const PackedBranch& branch : packed_.branches) {
       run_branch(branch, input, pong, ping + offset, concat_stride);
@@ -157,7 +154,7 @@ class BlockUpgrade {
     const int64_t out_stride = padded_stride(last.out_dim);
     float* const y = output.reserve(static_cast<std::size_t>(rows_ * out_stride));
     engine_.linear(last, rows_, ping, in_stride, y, out_stride);
-    write_out(y, out_stride);
+    block_.write_out(kernels_, y, out_stride);
   }
 
  private:
@@ -165,7 +162,7 @@ class BlockUpgrade {
   // column lies in the next branch, which is written later, or in the row's own padding.
   void run_branch(const PackedBranch& branch, Element* input, Element* scratch, Element* target,
                   int64_t target_stride) {
-    const MatrixView& source = branch.reads_side ? call_.side : call_.old;
+    const MatrixView& source = block_.source(branch);
     if (branch.layers.empty()) {
       load(source, target, target_stride);
       return;
@@ -187,61 +184,14 @@ class BlockUpgrade {
 
   void load(const MatrixView& source, Element* target, int64_t target_stride) {
     unsigned char finite[kMaxBlockRows];
-    engine_.load(source, first_, rows_, target, target_stride, finite);
-    for (int64_t r = 0; r < rows_; ++r) {
-      if (!finite[r]) set_status(r, RowStatus::nonfinite_input);
-    }
-  }
-
-  void write_out(const float* y, int64_t y_stride) {
-    double squares[kMaxBlockRows];
-    const SquaresArgs args{.x = y, .x_stride = y_stride, .rows = rows_, .cols = packed_.new_dim, .squares = squares};
-    kernels_.squares(&args);
-    for (int64_t r = 0; r < rows_; ++r) {
-      const float* const row = y + r * y_stride;
-      // Squares of finite floats cannot overflow a double, so this is the test for NaN and Inf in the row, too.
-      const double norm = std::sqrt(squares[r]);
-      if (!std::isfinite(norm) || !fits_output(row)) set_status(r, RowStatus::overflow);
-      if (packed_.uncertainty && !std::isfinite(row[packed_.new_dim])) set_status(r, RowStatus::overflow);
-      if (packed_.normalize && is_zero_norm(norm)) set_status(r, RowStatus::zero_norm);
-      const bool ok = status(r) == RowStatus::ok;
-      write_row(row, r, !ok ? 0.0 : packed_.normalize ? 1.0 / norm : 1.0);
-      if (call_.uncertainty) call_.uncertainty[first_ + r] = ok ? row[packed_.new_dim] : 0.0f;
-    }
-  }
-
-  // Only rows that keep their scale can pass the largest float16 or bfloat16.
-  bool fits_output(const float* row) const {
-    if (packed_.normalize || call_.out.dtype == Dtype::f32) return true;
-    const bool half = call_.out.dtype == Dtype::f16;
-    return std::all_of(row, row + packed_.new_dim, [half](float x) {
-      return std::isfinite(half ? float_from_half(half_from_float(x)) : float_from_bfloat(bfloat_from_float(x)));
-    });
-  }
-
-  void write_row(const float* row, int64_t r, double scale) {
-    unsigned char* const target = call_.out.row(first_ + r);
-    const auto value = [&](int64_t c) { return scale == 0.0 ? 0.0f : static_cast<float>(row[c] * scale); };
-    if (call_.out.dtype == Dtype::f32) {
-      float* const out = reinterpret_cast<float*>(target);
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = value(c);
-    } else {
-      uint16_t* const out = reinterpret_cast<uint16_t*>(target);
-      const auto narrow = call_.out.dtype == Dtype::f16 ? half_from_float : bfloat_from_float;
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = narrow(value(c));
-    }
-  }
-
-  RowStatus status(int64_t r) const { return static_cast<RowStatus>(call_.status[first_ + r]); }
-  void set_status(int64_t r, RowStatus value) {
-    if (status(r) == RowStatus::ok) call_.status[first_ + r] = static_cast<unsigned char>(value);
+    engine_.load(source, block_.first(), rows_, target, target_stride, finite);
+    block_.note_finite(finite);
   }
 
   const PackedTransform& packed_;
   const KernelTable& kernels_;
   const Engine engine_;
-  const UpgradeCall& call_;
-  const int64_t first_;
+  BlockRows& block_;
   const int64_t rows_;
 };
 
@@ -261,16 +211,19 @@ void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& cal
   }
 }
 
-template <typename Engine>
-void upgrade_blocks(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
+// run(block) for each block of rows. `element_bytes`: of an activation.
+template <typename Run>
+void upgrade_blocks(const PackedTransform& packed, int64_t element_bytes, const UpgradeCall& call, const StopFn& stop,
+                    Run run) {
   const int threads = std::max(1, call.threads);
-  const int64_t step = block_rows(packed, sizeof(typename Engine::Element), call.old.rows, threads);
+  const int64_t step = block_rows(packed, element_bytes, call.old.rows, threads);
   const int64_t blocks = (call.old.rows + step - 1) / step;
   parallel_for(
       blocks, threads,
       [&](int64_t block, int) {
         const int64_t first = block * step;
-        BlockUpgrade<Engine>(packed, level, call, first, std::min(step, call.old.rows - first)).run();
+        BlockRows rows(packed, call, first, std::min(step, call.old.rows - first));
+        run(rows);
       },
       stop);
 }
@@ -279,10 +232,15 @@ void upgrade_blocks(const PackedTransform& packed, CpuLevel level, const Upgrade
 
 void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
   check(packed, level, call);
-  if (packed.precision == Precision::bf16) {
-    upgrade_blocks<Bf16Engine>(packed, level, call, stop);
-  } else {
-    upgrade_blocks<Fp32Engine>(packed, level, call, stop);
+  switch (packed.precision) {
+    case Precision::fp32:
+      return upgrade_blocks(packed, 4, call, stop,
+                            [&](BlockRows& rows) { BlockUpgrade<Fp32Engine>(packed, level, rows).run(); });
+    case Precision::bf16:
+      return upgrade_blocks(packed, 2, call, stop,
+                            [&](BlockRows& rows) { BlockUpgrade<Bf16Engine>(packed, level, rows).run(); });
+    case Precision::int8:
+      return upgrade_blocks(packed, 1, call, stop, [&](BlockRows& rows) { upgrade_int8_block(packed, level, rows); });
   }
 }
 
