@@ -39,7 +39,10 @@ void run_tile(const Int8TileArgs& args, int64_t row, int64_t panel) {
       __builtin_memcpy(&quad, x + r * args.x_stride + 4 * k, sizeof(quad));
       const __m512i value = _mm512_set1_epi32(quad);
 #pragma GCC unroll 32
-      for (int c = 0; c < Panels; ++c) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], value, column[c]);
+      for (int c = 0; c < Panels; ++c) {
+        sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], value, column[c]);
+        asm("" : "+v"(sum[r][c]));  // holds the sum in its register: GCC would else copy it about, and spill
+      }
     }
   }
 #pragma GCC unroll 32
