@@ -16,7 +16,8 @@ from fct_fast.errors import ConfigError, DeviceError, DtypeError, ShapeError, Sp
 from fct_fast.kernels import KERNEL_VERSION, native, resolve_level, usable_threads
 from fct_fast.kernels.arrays import as_rows, is_torch, row_sample
 from fct_fast.kernels.cuda import CudaEngine, cuda_device
-from fct_fast.kernels.packing import pack_spec
+from fct_fast.kernels.int8 import calibrated
+from fct_fast.kernels.packing import pack_int8, pack_spec
 from fct_fast.kernels.status import check_status
 from fct_fast.space import SpaceFingerprint
 from fct_fast.spec import TransformSpec
@@ -39,9 +40,11 @@ class Upgrader:
     source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
     device: "auto" and "cpu" compute on the CPU; "cuda" or "cuda:N" on a GPU, where the environment allows kernels that
     have not run on one yet (`fct-fast doctor` says how). precision: "fp32" (within 2e-6 of float64, norm-wise), "bf16"
-    (within 1e-2; on the CPU with AVX-512 BF16), "fp16" (within 1.5e-3; on a GPU), or "auto": fp32, on a GPU fp16.
+    (within 1e-2; on the CPU with AVX-512 BF16), "int8" (within 3e-2 on a fitted h; on the CPU), "fp16" (within 1.5e-3;
+    on a GPU), or "auto": fp32, on a GPU fp16.
     threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's
-    best. calibration: (old, side) rows for int8 scales; not used by fp32.
+    best. calibration: (old, side) rows that int8 takes its scales from, instead of those of the bundle; no other
+    precision has scales.
     scale_check: what to do where rows do not have the scale that h was fitted on; applies where the source carries
     the statistics of its spaces.
 
@@ -61,13 +64,12 @@ class Upgrader:
         level: str | None = None,
     ) -> None:
         gpu = None if device in ("auto", "cpu") else cuda_device(device)
-        precisions = ("fp32", "bf16") if gpu is None else ("fp16", "bf16", "fp32")
+        precisions = ("fp32", "bf16", "int8") if gpu is None else ("fp16", "bf16", "fp32")
         if precision not in ("auto", *precisions):
             raise ConfigError(f"precision is {precision!r}; use 'auto' or one of {', '.join(precisions)}")
         if scale_check not in ("raise", "warn", "off"):
             raise ConfigError(f"scale_check is {scale_check!r}; use 'raise', 'warn' or 'off'")
-        del calibration  # int8 is not in this version, and fp32 has no scales to set
-        self.spec, self.spaces, digest = _resolve(source)
+        self.spec, self.spaces, scales, digest = _resolve(source)
         self.device = "cpu" if gpu is None else f"cuda:{gpu}"
         self.precision = precision if precision != "auto" else "fp32" if gpu is None else "fp16"
         self.threads = usable_threads(threads)
@@ -77,7 +79,12 @@ class Upgrader:
         self._traced_level, self._traced_threads = level or "", threads or 0
         self.kernel_version = KERNEL_VERSION
         self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu)
-        self._packed = pack_spec(self.spec, self.precision if gpu is None else "fp32")
+        if self.precision == "int8":
+            self._packed = pack_int8(calibrated(self.spec, scales, calibration))
+            if calibration is not None:
+                digest = None  # the bundle's says nothing of these scales; the packed weights do
+        else:
+            self._packed = pack_spec(self.spec, self.precision if gpu is None else "fp32")
         # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
         self._packed_tensor: Any = _as_tensor(self._packed) if "torch" in sys.modules else None
         self._rows_checked = 0
@@ -274,15 +281,16 @@ class Upgrader:
         )
 
 
-def _resolve(source: Any) -> tuple[TransformSpec, Mapping[str, SpaceFingerprint], str | None]:
+def _resolve(source: Any) -> tuple[TransformSpec, Mapping[str, SpaceFingerprint], Mapping[str, Any], str | None]:
+    """(spec, spaces, scales, digest), what is not known left empty."""
     if isinstance(source, (str, os.PathLike)):
         source = read_bundle(source)
     if isinstance(source, Bundle):
-        return source.spec, source.spaces, source.digest
+        return source.spec, source.spaces, source.scales, source.digest
     if isinstance(source, TransformSpec):
-        return source, {}, None
+        return source, {}, {}, None
     if hasattr(source, "to_spec"):
-        return source.to_spec(), dict(getattr(source, "spaces", None) or {}), None
+        return source.to_spec(), dict(getattr(source, "spaces", None) or {}), {}, None
     raise DtypeError(
         f"an Upgrader is made from a bundle's path, a Bundle, a ForwardTransform or a TransformSpec, not from a "
         f"{type(source).__name__}"

@@ -1,4 +1,5 @@
-// A transform as Python describes it: (weight, bias, relu) a layer, (reads_side, layers) a branch.
+// A transform as Python describes it: (weight, bias, relu) a layer, in int8 (weight, bias, relu, scale or None, narrow,
+// in_dim), where a weight that goes with a scale is flat int8; (reads_side, layers) a branch.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,7 +17,8 @@ namespace fct::python {
 class SourceReader {
  public:
   TransformSource transform(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normalize, bool uncertainty,
-                            const py::list& branches, const py::list& trunk) {
+                            const py::list& branches, const py::list& trunk, bool int8 = false) {
+    int8_ = int8;
     TransformSource source{.old_dim = old_dim,
                            .side_dim = side_dim,
                            .new_dim = new_dim,
@@ -35,6 +37,7 @@ class SourceReader {
 
  private:
   LayerSource layer(const py::tuple& fields) {
+    if (int8_ && !fields[3].is_none()) return int8_layer(fields);
     const MatrixView weight = arrays_.emplace_back(fields[0], "weight", false).matrix();
     if (weight.dtype != Dtype::f32 || weight.row_stride != weight.cols)
       throw DtypeError("weight must be contiguous float32");
@@ -43,7 +46,22 @@ class SourceReader {
             .bias = bias,
             .in_dim = weight.cols,
             .out_dim = weight.rows,
-            .relu = fields[2].cast<bool>()};
+            .relu = fields[2].cast<bool>(),
+            .narrow = int8_ && fields[4].cast<bool>()};
+  }
+
+  LayerSource int8_layer(const py::tuple& fields) {
+    const Array& scale = arrays_.emplace_back(fields[3], "scale", false);
+    const int64_t in_dim = fields[5].cast<int64_t>(), out_dim = scale.size();
+    const float* bias = arrays_.emplace_back(fields[1], "bias", false).vector<float>(out_dim);
+    return {.weight = nullptr,
+            .bias = bias,
+            .in_dim = in_dim,
+            .out_dim = out_dim,
+            .relu = fields[2].cast<bool>(),
+            .quantized = arrays_.emplace_back(fields[0], "weight", false).vector<int8_t>(in_dim * out_dim),
+            .scale = scale.vector<float>(out_dim),
+            .narrow = fields[4].cast<bool>()};
   }
 
   std::vector<LayerSource> layers(const py::handle& list) {
@@ -52,6 +70,7 @@ class SourceReader {
     return result;
   }
 
+  bool int8_ = false;
   std::deque<Array> arrays_;
 };
 

@@ -20,6 +20,7 @@ namespace py = pybind11;
 Precision precision_from(const std::string& name) {
   if (name == "fp32") return Precision::fp32;
   if (name == "bf16") return Precision::bf16;
+  if (name == "int8") return Precision::int8;
   throw DtypeError("there is no precision '" + name + "'");
 }
 
@@ -28,8 +29,10 @@ py::object pack(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normali
                 const std::string& precision, const py::list& branches, const py::list& trunk,
                 const py::function& make_buffer) {
   SourceReader reader;
-  TransformSource source = reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk);
-  source.precision = precision_from(precision);
+  const Precision wanted = precision_from(precision);
+  TransformSource source =
+      reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk, wanted == Precision::int8);
+  source.precision = wanted;
   const int64_t size = packed_size(source);
   py::object buffer = make_buffer(size);
   pack_transform(source, Array(buffer, "packed", true).vector<unsigned char>(size));
@@ -93,6 +96,7 @@ void upgrade_arrays(const py::object& packed, const std::string& level, const py
 void bind_upgrade(py::module_& module) {
   module.def("pack", pack);
   module.def("upgrade", upgrade_arrays);
+  module.def("has_vnni", has_vnni);
   module.def("has_bf16", [](const std::string& level) { return bf16_kernels_of(level_from_name(level)) != nullptr; });
 }
 

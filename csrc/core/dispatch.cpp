@@ -94,4 +94,24 @@ const Bf16Table* bf16_kernels_of(CpuLevel level) {
   return nullptr;
 }
 
+bool has_vnni() {
+#if defined(FCT_X86_LEVELS)
+  return cpu_runs(CpuLevel::avx512) && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
+const Int8Table& int8_kernels_of(CpuLevel level) {
+#if defined(FCT_X86_LEVELS)
+  const char* const on = std::getenv("FCT_FAST_VNNI_UNVERIFIED");
+  if (level == CpuLevel::avx512 && on != nullptr && std::string_view(on) == "1" && has_vnni()) {
+    return kAvx512VnniInt8Kernels;
+  }
+  if (level >= CpuLevel::avx2) return kAvx2Int8Kernels;
+#endif
+  (void)level;
+  return kScalarInt8Kernels;
+}
+
 }  // namespace fct

@@ -25,4 +25,9 @@ const KernelTable& kernels_of(CpuLevel level);
 // The bfloat16 kernels that go with a level on this machine, or null.
 const Bf16Table* bf16_kernels_of(CpuLevel level);
 
+// The int8 kernels that go with a level on this machine; all give the same bits. AVX-512 VNNI has not run on such a CPU
+// yet, so level avx512 takes the AVX2 kernels unless FCT_FAST_VNNI_UNVERIFIED=1 and the CPU has it.
+const Int8Table& int8_kernels_of(CpuLevel level);
+bool has_vnni();
+
 }  // namespace fct

@@ -13,11 +13,16 @@
 namespace fct {
 
 struct LayerSource {
-  const float* weight;  // [out_dim, in_dim], contiguous
+  const float* weight;  // [out_dim, in_dim], contiguous; null where `quantized` is there
   const float* bias;    // [out_dim]
   int64_t in_dim;
   int64_t out_dim;
   bool relu;
+  // In int8 alone, scales folded in (fct_fast/kernels/int8.py): a layer that reads bytes has these two, and any but
+  // the last may write bytes.
+  const int8_t* quantized = nullptr;  // [out_dim, in_dim], contiguous
+  const float* scale = nullptr;       // [out_dim]
+  bool narrow = false;
 };
 
 struct BranchSource {
@@ -25,7 +30,7 @@ struct BranchSource {
   std::vector<LayerSource> layers;
 };
 
-enum class Precision : int64_t { fp32 = 0, bf16 = 1 };
+enum class Precision : int64_t { fp32 = 0, bf16 = 1, int8 = 2 };
 
 struct TransformSource {
   int64_t old_dim;
@@ -46,11 +51,13 @@ void pack_transform(const TransformSource& source, unsigned char* target);
 
 // A view on packed bytes.
 struct PackedLayer {
-  const void* panels;  // float32, or bfloat16 in pairs of depth steps (cpu/kernel_table.hpp)
+  const void* panels;  // float32, bfloat16 in pairs or int8 in quads of depth steps (cpu/kernel_table.hpp)
   const float* bias;   // [16 * panel_count]
   int64_t in_dim;
   int64_t out_dim;
   bool relu;
+  const float* scale = nullptr;  // [16 * panel_count] of a layer that reads bytes, else null
+  bool narrow = false;           // writes bytes
 
   int64_t panel_count() const { return (out_dim + kPanelWidth - 1) / kPanelWidth; }
 };

@@ -7,6 +7,8 @@
 #include "core/error.hpp"
 #include "core/stages.hpp"
 #include "core/upgrade_block.hpp"
+#include "core/upgrade_int8.hpp"
+#include "core/upgrade_rows.hpp"
 
 namespace fct {
 namespace {
@@ -25,8 +27,9 @@ constexpr int64_t kTaskPanels = 4;  // whole register tiles at every level
 // Work in multiply-adds, a few rows counted as kStreamRows: so long the reading of the weights sets the pace. On a core
 // about 25 a nanosecond.
 constexpr int64_t kStreamRows = 5;
-constexpr int64_t kTaskWork = 160'000;      // a task of panels, against the cost of taking it
-constexpr int64_t kThreadWork = 15'000'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
+constexpr int64_t kTaskWork = 160'000;  // a task of panels, against the cost of taking it
+constexpr int64_t kThreadWork =
+    15'000'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
 
 int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
   const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
@@ -66,16 +69,17 @@ int useful_threads(const PackedTransform& packed, int64_t rows, int threads) {
   return static_cast<int>(std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads, 1)));
 }
 
-template <typename Engine>
-void share_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int threads,
-                const StopFn& stop) {
-  const int64_t step = block_rows(packed, sizeof(typename Engine::Element), call.old.rows, threads);
+// run(first row, rows) for each block of rows. `element_bytes`: of an activation.
+template <typename Run>
+void share_rows(const PackedTransform& packed, int64_t element_bytes, const UpgradeCall& call, int threads,
+                const StopFn& stop, Run run) {
+  const int64_t step = block_rows(packed, element_bytes, call.old.rows, threads);
   const int64_t blocks = (call.old.rows + step - 1) / step;
   parallel_for(
       blocks, threads,
       [&](int64_t block, int) {
         const int64_t first = block * step;
-        BlockUpgrade<Engine>(packed, level, call, first, std::min(step, call.old.rows - first)).run_all();
+        run(first, std::min(step, call.old.rows - first));
       },
       stop);
 }
@@ -109,7 +113,8 @@ void upgrade_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCa
   if (threads > 1 && call.old.rows > 0 && call.old.rows <= kMaxColumnRows) {
     share_columns<Engine>(packed, level, call, threads, stop);
   } else {
-    share_rows<Engine>(packed, level, call, threads, stop);
+    share_rows(packed, sizeof(typename Engine::Element), call, threads, stop,
+               [&](int64_t first, int64_t rows) { BlockUpgrade<Engine>(packed, level, call, first, rows).run_all(); });
   }
 }
 
@@ -117,10 +122,16 @@ void upgrade_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCa
 
 void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
   check(packed, level, call);
-  if (packed.precision == Precision::bf16) {
-    upgrade_rows<Bf16Engine>(packed, level, call, stop);
-  } else {
-    upgrade_rows<Fp32Engine>(packed, level, call, stop);
+  switch (packed.precision) {
+    case Precision::fp32:
+      return upgrade_rows<Fp32Engine>(packed, level, call, stop);
+    case Precision::bf16:
+      return upgrade_rows<Bf16Engine>(packed, level, call, stop);
+    case Precision::int8:
+      return share_rows(packed, 1, call, std::max(1, call.threads), stop, [&](int64_t first, int64_t rows) {
+        BlockRows block(packed, call, first, rows);
+        upgrade_int8_block(packed, level, block);
+      });
   }
 }
 

@@ -2,19 +2,13 @@
 // run them all, or several share the panels of a step (core/upgrade.cpp); the bits are the same.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <utility>
 #include <vector>
 
-#include "core/half.hpp"
-#include "core/upgrade.hpp"
 #include "core/upgrade_engines.hpp"
+#include "core/upgrade_rows.hpp"
 
 namespace fct {
-
-constexpr int64_t kMaxBlockRows = 192;
 
 template <typename Engine>
 class BlockUpgrade {
@@ -24,13 +18,12 @@ class BlockUpgrade {
   // Activations are kept a thread's life, by the thread that makes this: fresh pages for each block would cost more
   // than a small block's arithmetic. So a thread has one BlockUpgrade at a time.
   BlockUpgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first, int64_t rows)
-      : packed_(packed), kernels_(kernels_of(level)), engine_(level), call_(call), first_(first), rows_(rows) {
+      : packed_(packed), kernels_(kernels_of(level)), engine_(level), block_(packed, call, first, rows), rows_(rows) {
     thread_local AlignedBuffer<Element> memory;
     thread_local AlignedBuffer<float> output;
     const int64_t stride = padded_stride(packed_.widest);
     output_stride_ = padded_stride(packed_.trunk.back().out_dim);
     output_ = output.reserve(static_cast<std::size_t>(rows_ * output_stride_));
-    std::memset(call_.status + first_, 0, static_cast<std::size_t>(rows_));
     lay_out(memory.reserve(static_cast<std::size_t>(3 * rows_ * stride)), rows_ * stride);
   }
 
@@ -53,7 +46,7 @@ class BlockUpgrade {
       case Kind::last:
         return engine_.linear(*s.layer, panels, rows_, s.x, s.x_stride, output_, output_stride_);
       case Kind::write:
-        return write_out();
+        return block_.write_out(kernels_, output_, output_stride_);
     }
   }
 
@@ -105,7 +98,7 @@ class BlockUpgrade {
   // column lies in the next branch, which is written later, or in the row's own padding.
   void lay_out_branch(const PackedBranch& branch, Element* input, Element* scratch, Element* target,
                       int64_t target_stride) {
-    const MatrixView& source = branch.reads_side ? call_.side : call_.old;
+    const MatrixView& source = block_.source(branch);
     if (branch.layers.empty()) {
       steps_.push_back({.kind = Kind::load, .source = &source, .y = target, .y_stride = target_stride});
       return;
@@ -132,62 +125,14 @@ class BlockUpgrade {
 
   void load(const MatrixView& source, Element* target, int64_t target_stride) {
     unsigned char finite[kMaxBlockRows];
-    engine_.load(source, first_, rows_, target, target_stride, finite);
-    for (int64_t r = 0; r < rows_; ++r) {
-      if (!finite[r]) set_status(r, RowStatus::nonfinite_input);
-    }
-  }
-
-  void write_out() {
-    double squares[kMaxBlockRows];
-    const SquaresArgs args{
-        .x = output_, .x_stride = output_stride_, .rows = rows_, .cols = packed_.new_dim, .squares = squares};
-    kernels_.squares(&args);
-    for (int64_t r = 0; r < rows_; ++r) {
-      const float* const row = output_ + r * output_stride_;
-      // Squares of finite floats cannot overflow a double, so this is the test for NaN and Inf in the row, too.
-      const double norm = std::sqrt(squares[r]);
-      if (!std::isfinite(norm) || !fits_output(row)) set_status(r, RowStatus::overflow);
-      if (packed_.uncertainty && !std::isfinite(row[packed_.new_dim])) set_status(r, RowStatus::overflow);
-      if (packed_.normalize && is_zero_norm(norm)) set_status(r, RowStatus::zero_norm);
-      const bool ok = status(r) == RowStatus::ok;
-      write_row(row, r, !ok ? 0.0 : packed_.normalize ? 1.0 / norm : 1.0);
-      if (call_.uncertainty) call_.uncertainty[first_ + r] = ok ? row[packed_.new_dim] : 0.0f;
-    }
-  }
-
-  // Only rows that keep their scale can pass the largest float16 or bfloat16.
-  bool fits_output(const float* row) const {
-    if (packed_.normalize || call_.out.dtype == Dtype::f32) return true;
-    const bool half = call_.out.dtype == Dtype::f16;
-    return std::all_of(row, row + packed_.new_dim, [half](float x) {
-      return std::isfinite(half ? float_from_half(half_from_float(x)) : float_from_bfloat(bfloat_from_float(x)));
-    });
-  }
-
-  void write_row(const float* row, int64_t r, double scale) {
-    unsigned char* const target = call_.out.row(first_ + r);
-    const auto value = [&](int64_t c) { return scale == 0.0 ? 0.0f : static_cast<float>(row[c] * scale); };
-    if (call_.out.dtype == Dtype::f32) {
-      float* const out = reinterpret_cast<float*>(target);
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = value(c);
-    } else {
-      uint16_t* const out = reinterpret_cast<uint16_t*>(target);
-      const auto narrow = call_.out.dtype == Dtype::f16 ? half_from_float : bfloat_from_float;
-      for (int64_t c = 0; c < packed_.new_dim; ++c) out[c] = narrow(value(c));
-    }
-  }
-
-  RowStatus status(int64_t r) const { return static_cast<RowStatus>(call_.status[first_ + r]); }
-  void set_status(int64_t r, RowStatus value) {
-    if (status(r) == RowStatus::ok) call_.status[first_ + r] = static_cast<unsigned char>(value);
+    engine_.load(source, block_.first(), rows_, target, target_stride, finite);
+    block_.note_finite(finite);
   }
 
   const PackedTransform& packed_;
   const KernelTable& kernels_;
   const Engine engine_;
-  const UpgradeCall& call_;
-  const int64_t first_;
+  BlockRows block_;
   const int64_t rows_;
   std::vector<Step> steps_;
   float* output_ = nullptr;

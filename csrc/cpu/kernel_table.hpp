@@ -20,6 +20,7 @@ constexpr int64_t kDepthRun = 128;
 enum class Product : int32_t {
   dot = 0,             // y = sum_k x_k w_k
   minus_distance = 1,  // y = -sum_k (x_k - w_k)^2
+  dot_unfused = 2,     // as dot, each product rounded before it is added: the same bits at every level
 };
 
 // y[r][c] = product(x[r], column c) (+ bias[c], then ReLU where asked; NaN passes). Writes whole panels of y: columns
@@ -126,9 +127,52 @@ struct Bf16Table {
   void (*narrow)(const Bf16NarrowArgs*);
 };
 
+// The same in int8: activations in unsigned bytes, weights in signed ones, sums exact in int32 (depth <= 66311 sees to
+// that, in any order). Panels hold quads of depth steps: element [k][c] of panel p is at
+// panels[((p * quads + k / 4) * 16 + c) * 4 + k % 4], zero padded, within -127 .. 127. Rows of x are readable up to
+// 4 * quads; what lies past the depth meets zero weights.
+//
+// The definition that every level, and any other device, must meet bit for bit; each float32 operation is rounded half
+// to even and none is fused:
+//   y = float32(sum) * scale[c] + bias[c]
+//   narrow: q = round_half_even(min(max(y, 0), 255)), 0 for NaN
+//   else:   y, then ReLU where asked
+struct Int8TileArgs {
+  const uint8_t* x;
+  int64_t x_stride;
+  int64_t rows;
+  const int8_t* panels;
+  int64_t panel_count;
+  int64_t quads;
+  const float* scale;  // [16 * panel_count]
+  const float* bias;   // [16 * panel_count]
+  bool relu;
+  void* y;  // unsigned bytes where `narrow`, else float32
+  int64_t y_stride;
+  bool narrow;
+};
+
+// float32 rows -> unsigned bytes by the rule above; writes whole panels of 16 columns.
+struct Int8NarrowArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t panel_count;
+  uint8_t* y;
+  int64_t y_stride;
+};
+
+struct Int8Table {
+  void (*tile)(const Int8TileArgs*);
+  void (*narrow)(const Int8NarrowArgs*);
+};
+
 extern const KernelTable kScalarKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
 extern const Bf16Table kAvx512Bf16Kernels;
+extern const Int8Table kScalarInt8Kernels;
+extern const Int8Table kAvx2Int8Kernels;
+extern const Int8Table kAvx512VnniInt8Kernels;
 
 }  // namespace fct

@@ -50,6 +50,8 @@ void run_tile(const TileArgs& args, const TileStep& step) {
       for (int c = 0; c < Vecs; ++c) {
         if constexpr (product == Product::dot) {
           sum[r][c] = Vec::mul_add(value, w[c], sum[r][c]);
+        } else if constexpr (product == Product::dot_unfused) {
+          sum[r][c] = sum[r][c] + value * w[c];
         } else {
           const Vec difference = value - w[c];
           sum[r][c] = Vec::minus_mul_add(difference, difference, sum[r][c]);
@@ -137,6 +139,8 @@ void tile_product(const TileArgs& args) {
 void tile(const TileArgs* args) {
   if (args->product == Product::dot) {
     tile_product<Product::dot>(*args);
+  } else if (args->product == Product::dot_unfused) {
+    tile_product<Product::dot_unfused>(*args);
   } else {
     tile_product<Product::minus_distance>(*args);
   }

@@ -33,6 +33,7 @@ struct Vec {
 
   friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
   friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+  friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
   static Vec mul_add(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static Vec minus_mul_add(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
 

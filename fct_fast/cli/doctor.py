@@ -87,6 +87,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, object]]:
             ("level in use", f"{kernels['cpu_level']}{forced}"),
             ("threads", kernels["threads"]),
             ("cuda", kernels["cuda"]),
+            ("vnni", kernels["vnni"]),
         ]
     test = report["self_test"]
     if test:

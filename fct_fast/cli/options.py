@@ -18,8 +18,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Bundle = Annotated[Path, typer.Option("--bundle", help="The transformation: an h.safetensors file.")]
 Metric = Annotated[MetricName, typer.Option(help="Cosine, inner product, or squared L2 distance.")]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
-    typer.Option(help="fp32, or bf16 where the processor has AVX-512 BF16: faster, error 1e-2."),
+    Literal["fp32", "bf16", "int8"],
+    typer.Option(
+        help="fp32; bf16 where the processor has AVX-512 BF16: faster, error 1e-2; int8 where the bundle has scales, "
+        "as those of `fit` do: faster, error 3e-2."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--yes", "-y", help="Overwrite what is there without asking.")]
 

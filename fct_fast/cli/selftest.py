@@ -17,7 +17,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 # Relative error to float64, norm-wise; a single row may have five times that.
-ALLOWED = {"fp32": 2e-6, "bf16": 1e-2}
+ALLOWED = {"fp32": 2e-6, "bf16": 1e-2, "int8": 3e-2}
 ROW_FACTOR = 5
 ROWS = 257  # not a multiple of any block
 
@@ -34,7 +34,7 @@ def self_test(levels: Sequence[str]) -> dict[str, Any]:
     old = rng.standard_normal((ROWS, spec.old_dim), np.float32)
     side = rng.standard_normal((ROWS, spec.side_dim), np.float32)
     true = spec.apply_float64(old, side)
-    usable = {"fp32": levels, "bf16": [level for level in levels if native().has_bf16(level)]}
+    usable = {"fp32": levels, "bf16": [level for level in levels if native().has_bf16(level)], "int8": levels}
     errors = {
         precision: {level: _measured(spec, old, side, true, precision, level) for level in usable[precision]}
         for precision in usable
@@ -46,7 +46,8 @@ def self_test(levels: Sequence[str]) -> dict[str, Any]:
 def _measured(spec: TransformSpec, old: F32, side: F32, true: F64, precision: str, level: str) -> float:
     from fct_fast.upgrader import Upgrader
 
-    new = Upgrader(spec, precision=precision, level=level)(old, side)
+    calibration = (old, side) if precision == "int8" else None
+    new = Upgrader(spec, precision=precision, level=level, calibration=calibration)(old, side)
     row_errors = np.linalg.norm(new - true, axis=1)  # of unit rows, so relative
     error = float(np.linalg.norm(row_errors) / np.sqrt(len(true)))
     if not (error <= ALLOWED[precision] and row_errors.max() <= ROW_FACTOR * ALLOWED[precision]):

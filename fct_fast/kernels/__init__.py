@@ -16,13 +16,16 @@ from typing import Any
 
 from fct_fast.errors import ConfigError, DeviceError
 
-__all__ = ["KERNEL_VERSION", "MAX_THREADS", "capabilities", "native", "resolve_level", "usable_threads"]
+__all__ = ["KERNEL_VERSION", "MAX_THREADS", "VNNI_SWITCH", "capabilities", "native", "resolve_level", "usable_threads"]
 
 # Raised when a change of a kernel changes the bits of any result: a job that was begun with another version is not
 # resumed.
 KERNEL_VERSION = 1
 
 MAX_THREADS = 1024
+
+# int8 by AVX-512 VNNI is off unless this is 1 (csrc/core/dispatch.cpp). Its bits are those of every other level.
+VNNI_SWITCH = "FCT_FAST_VNNI_UNVERIFIED"
 
 
 @functools.cache
@@ -74,4 +77,14 @@ def capabilities() -> dict[str, Any]:
         "threads": module.available_threads(),
         "compiler": module.compiler,
         "cuda": cuda_text(),
+        "vnni": _vnni_text(),
     }
+
+
+def _vnni_text() -> str:
+    """The state of the AVX-512 VNNI kernels of int8 in one sentence."""
+    if not native().has_vnni():
+        return "not on this machine; int8 runs by the kernels of the level in use"
+    if os.environ.get(VNNI_SWITCH) == "1":
+        return "turned on for int8 at level avx512, though not verified on such a processor yet"
+    return f"there, but no int8 kernel was verified on such a processor yet, so it is off; {VNNI_SWITCH}=1 turns it on"

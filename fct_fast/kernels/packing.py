@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fct_fast.kernels import native
+from fct_fast.kernels.int8 import Int8Layer, Int8Transform
 from fct_fast.spec import Layer, TransformSpec
 
-__all__ = ["pack_spec", "spec_fields"]
+__all__ = ["pack_int8", "pack_spec", "spec_fields"]
 
 
 def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.uint8]:
@@ -23,6 +24,16 @@ def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.ui
     return packed
 
 
+def pack_int8(transform: Int8Transform) -> npt.NDArray[np.uint8]:
+    """The same of a transform that was quantised."""
+    spec = transform.spec
+    branches = [(name == "side", [_int8_fields(layer) for layer in layers]) for name, layers in transform.branches]
+    trunk = [_int8_fields(layer) for layer in transform.trunk]
+    numbers = (spec.old_dim, spec.side_dim, spec.new_dim, spec.normalize, spec.uncertainty)
+    packed: npt.NDArray[np.uint8] = native().pack(*numbers, "int8", branches, trunk, _aligned_bytes)
+    return packed
+
+
 def spec_fields(spec: TransformSpec) -> tuple[int, int, int, bool, bool, list[Any], list[Any]]:
     """What the compiled module wants to know of a spec; layers as (weight, bias, relu)."""
     branches = [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches]
@@ -32,6 +43,12 @@ def spec_fields(spec: TransformSpec) -> tuple[int, int, int, bool, bool, list[An
 
 def _fields(layer: Layer) -> tuple[Any, Any, bool]:
     return np.ascontiguousarray(layer.weight), np.ascontiguousarray(layer.bias), layer.relu
+
+
+def _int8_fields(layer: Int8Layer) -> tuple[Any, ...]:
+    weight = layer.weight if layer.scale is None else layer.weight.reshape(-1)
+    numbers = np.ascontiguousarray(weight), np.ascontiguousarray(layer.bias)
+    return *numbers, layer.relu, layer.scale, layer.narrow, layer.weight.shape[1]
 
 
 def _aligned_bytes(size: int) -> npt.NDArray[np.uint8]:

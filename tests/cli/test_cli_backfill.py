@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from cli_support import NEW_DIM, ROWS, Outcome, World
 
+from fct_fast.bundle import read_bundle, write_bundle
 from fct_fast.errors import StoreError
 from fct_fast.gallery import Job
 from fct_fast.kernels import native
+from fct_fast.kernels.int8 import activation_maxima
 
 Run = Callable[..., Outcome]
 Start = Callable[..., subprocess.Popen[str]]
@@ -112,6 +114,18 @@ def test_a_job_in_bf16(world: World, run: Run) -> None:
     told = run(*world.backfill("--precision", "bf16", "--verify"))
     assert told.code == 0
     assert 1e-4 < np.abs(world.load("up.npy") - world.load("new.npy")).max() < 2e-2
+
+
+def test_a_job_in_int8_needs_a_bundle_with_scales(world: World, run: Run) -> None:
+    run(*world.backfill("--precision", "int8")).failed(2, "needs activation scales")
+    maxima = activation_maxima(world.spec, world.load("old.npy"), world.load("side.npy"))
+    bundle = read_bundle(world / "h.safetensors")
+    scales = {"activation_max": maxima, "rows": ROWS}
+    write_bundle(world / "h.safetensors", spec=bundle.spec, spaces=bundle.spaces, scales=scales)
+    told = run(*world.backfill("--precision", "int8", "--verify"))
+    assert told.code == 0
+    assert 1e-4 < np.abs(world.load("up.npy") - world.load("new.npy")).max() < 6e-2
+    run(*world.backfill("--precision", "fp32")).failed(1, "precision was int8 and is fp32")
 
 
 def test_a_damaged_gallery_fails_its_verification_with_code_3(world: World, run: Run) -> None:

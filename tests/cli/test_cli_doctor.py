@@ -34,6 +34,9 @@ def test_a_sound_installation(run: Run) -> None:
     assert errors["bf16"].keys() == {level for level in errors["fp32"] if native().has_bf16(level)}
     assert all(0 < error <= 2e-6 for error in errors["fp32"].values())
     assert all(1e-5 < error <= 1e-2 for error in errors["bf16"].values())
+    assert errors["int8"].keys() == errors["fp32"].keys()
+    assert all(1e-3 < error <= 3e-2 for error in errors["int8"].values())
+    assert len(set(errors["int8"].values())) == 1, "int8 has the same bits at every level"
     assert report["packages"]["numpy"]
 
 

@@ -19,7 +19,12 @@ FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
     "avx512bf16": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"],
+    "int8_scalar": [],
+    "int8_avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "int8_avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
 }
+# A multiply-add of the inner loop. The int8 tile of AVX2 multiplies twice for each sum: even bytes, odd bytes.
+PRODUCT = re.compile("vfmadd|vdpbf16|vpmaddwd|vpdpbusd")
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not shutil.which("g++") or not shutil.which("objdump"),
@@ -58,16 +63,23 @@ def test_one_global_symbol_and_no_weak_one(level: str, optimize: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("level", "sums", "register"), [("avx2", 12, "ymm"), ("avx512", 24, "zmm"), ("avx512bf16", 24, "zmm")]
+    ("level", "products", "register"),
+    [
+        ("avx2", 12, "ymm"),
+        ("avx512", 24, "zmm"),
+        ("avx512bf16", 24, "zmm"),
+        ("int8_avx2", 24, "ymm"),
+        ("int8_avx512vnni", 24, "zmm"),
+    ],
 )
-def test_the_largest_tile_keeps_its_sums_in_registers(level: str, sums: int, register: str, tmp_path: Path) -> None:
+def test_the_largest_tile_keeps_its_sums_in_registers(level: str, products: int, register: str, tmp_path: Path) -> None:
     """The inner loop of the full tile is its multiply-adds, loads of panels and rows, and no access to the stack."""
     compiled = compile_level(level, "-O2", tmp_path / "kernels.o")
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", str(compiled)], capture_output=True, text=True, check=True
     ).stdout
-    loops = [body for body in inner_loops(text) if sum("vfmadd" in line or "vdpbf16" in line for line in body) == sums]
-    assert loops, f"no loop with {sums} fused multiply-adds"
+    loops = [body for body in inner_loops(text) if sum(bool(PRODUCT.match(line)) for line in body) == products]
+    assert loops, f"no loop with {products} products"
     assert "prefetch" in text, "the compiler dropped the prefetches"
     for body in loops:
         stack = [line for line in body if register in line and re.search(r"\(%r[sb]p", line)]

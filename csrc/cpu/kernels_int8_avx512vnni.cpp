@@ -1,0 +1,109 @@
+// int8 tiles on AVX-512 VNNI: vpdpbusd adds four products a lane to an int32 sum, without saturation.
+//
+// A register tile is 6 rows by 4 panels, laid out as in bfloat16. What is computed is defined in cpu/kernel_table.hpp.
+#include <immintrin.h>
+
+#include "cpu/kernel_table.hpp"
+
+namespace fct {
+namespace {
+
+constexpr int kTileRows = 6;
+constexpr int kTilePanels = 4;
+constexpr int64_t kQuadWidth = 4 * kPanelWidth;  // bytes of a depth quad in a panel: one cache line
+
+// vmaxps returns its second operand where either is NaN; the conversion rounds half to even.
+void store_narrow(__m512 y, uint8_t* target) {
+  const __m512 clamped = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(clamped)));
+}
+
+template <int Rows, int Panels>
+void run_tile(const Int8TileArgs& args, int64_t row, int64_t panel) {
+  const int64_t panel_stride = args.quads * kQuadWidth;
+  const int8_t* const w = args.panels + panel * panel_stride;
+  const uint8_t* const x = args.x + row * args.x_stride;
+  __m512i sum[Rows][Panels];
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
+    for (int c = 0; c < Panels; ++c) sum[r][c] = _mm512_setzero_si512();
+  }
+  for (int64_t k = 0; k < args.quads; ++k) {
+    __m512i column[Panels];
+#pragma GCC unroll 32
+    for (int c = 0; c < Panels; ++c) column[c] = _mm512_loadu_si512(w + c * panel_stride + k * kQuadWidth);
+#pragma GCC unroll 32
+    for (int r = 0; r < Rows; ++r) {
+      int32_t quad;
+      __builtin_memcpy(&quad, x + r * args.x_stride + 4 * k, sizeof(quad));
+      const __m512i value = _mm512_set1_epi32(quad);
+#pragma GCC unroll 32
+      for (int c = 0; c < Panels; ++c) {
+        sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], value, column[c]);
+        asm("" : "+v"(sum[r][c]));  // holds the sum in its register: GCC would else copy it about, and spill
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 32
+    for (int c = 0; c < Panels; ++c) {
+      const int64_t first = (panel + c) * kPanelWidth;
+      const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), _mm512_loadu_ps(args.scale + first));
+      __m512 y = _mm512_add_ps(product, _mm512_loadu_ps(args.bias + first));
+      const int64_t at = (row + r) * args.y_stride + first;
+      if (args.narrow) {
+        store_narrow(y, static_cast<uint8_t*>(args.y) + at);
+      } else {
+        if (args.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // NaN passes
+        _mm512_storeu_ps(static_cast<float*>(args.y) + at, y);
+      }
+    }
+  }
+}
+
+template <int Rows, int Panels>
+void pick_tile(const Int8TileArgs& args, int64_t row, int64_t panel) {
+  if constexpr (Rows > 1) {
+    if (args.rows - row < Rows) return pick_tile<Rows - 1, Panels>(args, row, panel);
+  }
+  if constexpr (Panels > 1) {
+    if (args.panel_count - panel < Panels) return pick_tile<Rows, Panels - 1>(args, row, panel);
+  }
+  run_tile<Rows, Panels>(args, row, panel);
+}
+
+// Asks for a share of the next panels; see prefetch_share in tile_body.hpp, also for why it is always inline.
+[[gnu::always_inline]] inline void prefetch_share(const int8_t* panels, int64_t lines, int64_t share, int64_t shares) {
+  const int64_t end = lines * (share + 1) / shares;
+  for (int64_t i = lines * share / shares; i < end; ++i) __builtin_prefetch(panels + i * kQuadWidth, 0, 2);
+}
+
+void tile(const Int8TileArgs* args) {
+  const int64_t row_tiles = (args->rows + kTileRows - 1) / kTileRows;
+  for (int64_t p = 0; p < args->panel_count; p += kTilePanels) {
+    const int64_t after = args->panel_count - p - kTilePanels;
+    const int64_t lines = after <= 0 ? 0 : (after < kTilePanels ? after : kTilePanels) * args->quads;
+    const int8_t* const next = args->panels + (p + kTilePanels) * args->quads * kQuadWidth;
+    for (int64_t r = 0; r < args->rows; r += kTileRows) {
+      if (row_tiles > 1) prefetch_share(next, lines, r / kTileRows, row_tiles);
+      pick_tile<kTileRows, kTilePanels>(*args, r, p);
+    }
+  }
+}
+
+void narrow(const Int8NarrowArgs* args) {
+  for (int64_t r = 0; r < args->rows; ++r) {
+    const float* const x = args->x + r * args->x_stride;
+    uint8_t* const y = args->y + r * args->y_stride;
+    for (int64_t c = 0; c < args->panel_count * kPanelWidth; c += kPanelWidth)
+      store_narrow(_mm512_loadu_ps(x + c), y + c);
+  }
+}
+
+}  // namespace
+
+const Int8Table kAvx512VnniInt8Kernels{.tile = tile, .narrow = narrow};
+
+}  // namespace fct
