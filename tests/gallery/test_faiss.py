@@ -67,7 +67,7 @@ def reconstructed(index: Any) -> Any:
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.make_direct_map()
-    return index.reconstruct_n(0, COUNT)
+    return np.asarray(index.reconstruct_n(0, COUNT))  # a tensor where something has imported faiss.contrib.torch_utils
 
 
 # Kinds
