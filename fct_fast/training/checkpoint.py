@@ -72,9 +72,6 @@ class Checkpoint:
                 )
         return tensors, facts
 
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
 
 def digest_of(tensors: Mapping[str, Tensor], note: str = "") -> str:
     """SHA-256 (hex) over a note, and names, dtypes, shapes and values."""
