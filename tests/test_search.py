@@ -101,6 +101,70 @@ def test_every_path_gives_the_same_bits(metric, level, monkeypatch, rows):
     )
 
 
+class TestInt8:
+    """precision="int8" is a faster way to the answer of fp32, never another answer."""
+
+    @pytest.mark.parametrize("metric", ["cosine", "ip"])
+    def test_the_bits_of_fp32(self, metric, level, monkeypatch, rows):
+        monkeypatch.setenv("FCT_FAST_CPU_LEVEL", level)
+        queries, gallery = rows(60, 70), rows(10000, 70, 1)
+        scores, ids = topk(queries, gallery, 9, metric=metric)
+        prepared = prepare_gallery(gallery, metric, precision="int8")
+        for given, precision in ((gallery, "int8"), (prepared, "auto"), (prepared, "int8")):
+            for threads in (1, 5):
+                again = topk(queries, given, 9, metric=metric, precision=precision, threads=threads)
+                assert again[0].tobytes() == scores.tobytes()
+                assert again[1].tobytes() == ids.tobytes()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_rows_of_16_bits(self, dtype, rows):
+        queries, gallery = torch.from_numpy(rows(5, 33)), torch.from_numpy(rows(3000, 33, 1)).to(dtype)
+        want = topk(queries, gallery, 10)
+        for got in (
+            topk(queries, gallery, 10, precision="int8"),
+            topk(queries, prepare_gallery(gallery, precision="int8"), 10),
+        ):
+            assert torch.equal(got[0], want[0])
+            assert torch.equal(got[1], want[1])
+
+    def test_piece_by_piece(self, rows, monkeypatch):
+        monkeypatch.setattr("fct_fast.search._COARSE_BYTES", 4096)
+        queries, gallery = rows(20, 16), rows(3001, 16, 1)
+        want, got = topk(queries, gallery, 300), topk(queries, gallery, 300, precision="int8")
+        assert got[0].tobytes() == want[0].tobytes()
+        assert got[1].tobytes() == want[1].tobytes()
+
+    def test_a_prepared_gallery_keeps_its_rows(self, rows):
+        """Whoever changes the array afterwards does not change the gallery; a memory map is not read into memory."""
+        queries, gallery = rows(3, 8), rows(500, 8, 1)
+        prepared = prepare_gallery(gallery, precision="int8")
+        want = topk(queries, gallery, 5)
+        gallery[:] = 0
+        assert topk(queries, prepared, 5)[0].tobytes() == want[0].tobytes()
+        gallery.flags.writeable = False
+        assert prepare_gallery(gallery, precision="int8").source is gallery
+
+    def test_edges(self, rows):
+        gallery = rows(3000, 6)
+        gallery[::2, 3] = np.nan
+        gallery[1] = 0
+        queries = rows(4, 6, 1)
+        queries[1] = 0
+        queries[2, 0] = np.inf
+        want, got = topk(queries, gallery, 2000), topk(queries, gallery, 2000, precision="int8")
+        assert got[0].tobytes() == want[0].tobytes()
+        assert got[1].tobytes() == want[1].tobytes()
+        assert topk(rows(0, 6), gallery, 3, precision="int8")[0].shape == (0, 3)
+
+    def test_refused(self, rows):
+        with pytest.raises(errors.ConfigError, match="'cosine' and 'ip'"):
+            topk(rows(1, 4), rows(10, 4), 1, metric="l2", precision="int8")
+        with pytest.raises(errors.ConfigError, match="prepared in int8"):
+            topk(rows(1, 4), prepare_gallery(rows(10, 4), precision="int8"), 1, precision="fp32")
+        with pytest.raises(errors.ConfigError, match="precision is 'bf16'"):
+            prepare_gallery(rows(10, 4), precision="bf16")
+
+
 @pytest.mark.parametrize("order", ["rising", "falling", "equal"])
 def test_worst_orders_of_a_gallery(order, rows):
     """Every row beats the last, none does, all are equal."""

@@ -11,7 +11,8 @@
 namespace fct::python {
 
 void bind_upgrade(pybind11::module_& module);
-void bind_search(pybind11::module_& module);
+void bind_rank(pybind11::module_& module);
+void bind_topk(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
 
 // Runs work(stop) without the GIL. Signals (Ctrl-C) are looked at every 50 ms on the calling thread and leave as the

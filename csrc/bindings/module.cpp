@@ -45,6 +45,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("available_threads", fct::available_threads);
   module.attr("compiler") = FCT_COMPILER;
   fct::python::bind_upgrade(module);
-  fct::python::bind_search(module);
+  fct::python::bind_rank(module);
+  fct::python::bind_topk(module);
   fct::python::bind_cuda(module);
 }

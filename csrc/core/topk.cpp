@@ -1,11 +1,11 @@
 #include "core/topk.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "core/aligned_buffer.hpp"
+#include "core/candidate.hpp"
 #include "core/error.hpp"
 
 namespace fct {
@@ -16,20 +16,6 @@ constexpr int64_t kTaskRows = 4096;    // gallery rows a task, at most
 constexpr int64_t kStripQueries = 48;  // queries scored at a time: a strip of 48 x 256 scores stays in L1 and L2
 constexpr int64_t kTaskProducts = 1'000'000'000;        // multiply-adds a task, so that a stop is noticed in time
 constexpr int64_t kCandidateBytes = int64_t{32} << 20;  // candidates of a block of queries, all threads
-
-struct Candidate {
-  float score;
-  int64_t id;
-};
-
-// The total order of results: higher score, then lower id; NaN after everything.
-bool better(const Candidate& a, const Candidate& b) {
-  const bool a_nan = std::isnan(a.score);
-  const bool b_nan = std::isnan(b.score);
-  if (a_nan != b_nan) return b_nan;
-  if (!a_nan && a.score != b.score) return a.score > b.score;
-  return a.id < b.id;
-}
 
 int64_t capacity_for(int64_t k) { return 2 * k + 128; }
 

@@ -39,7 +39,7 @@ namespace fct::testing {
 template <typename T>
 class Guarded {
  public:
-  explicit Guarded(int64_t count) {
+  explicit Guarded(int64_t count) : size_(count) {
     const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     mapped_ = (bytes + page - 1) / page * page + page;
@@ -54,9 +54,11 @@ class Guarded {
   ~Guarded() { munmap(base_, mapped_); }
 
   T* data() const { return data_; }
+  int64_t size() const { return size_; }
   T& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  int64_t size_;
   unsigned char* base_;
   std::size_t mapped_;
   T* data_;

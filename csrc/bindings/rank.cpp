@@ -1,72 +1,18 @@
+#include "core/rank.hpp"
+
 #include <pybind11/pybind11.h>
 
-#include <optional>
 #include <string>
 
 #include "bindings/bindings.hpp"
 #include "bindings/dlpack.hpp"
-#include "core/rank.hpp"
+#include "bindings/metric.hpp"
 #include "core/rank_curve.hpp"
-#include "core/topk.hpp"
 
 namespace fct::python {
 namespace {
 
 namespace py = pybind11;
-
-Metric metric_from(const std::string& name) {
-  if (name == "cosine") return Metric::cosine;
-  if (name == "ip") return Metric::inner_product;
-  if (name == "l2") return Metric::l2;
-  throw ShapeError("metric is '" + name + "'; use 'cosine', 'ip' or 'l2'");
-}
-
-void check_same_dim(const MatrixView& queries, const MatrixView& gallery) {
-  if (queries.cols == gallery.cols) return;
-  throw ShapeError("queries have " + std::to_string(queries.cols) + " dimensions and the gallery has " +
-                   std::to_string(gallery.cols) + "; they must be embeddings of one space");
-}
-
-// `gallery` is rows, or with `packed_rows` >= 0 the panels that pack_gallery wrote for that many rows.
-void topk_arrays(const std::string& level, const py::object& queries, const py::object& gallery, int64_t packed_rows,
-                 const std::string& metric, int64_t k, int64_t first_id, bool seeded, const py::object& scores,
-                 const py::object& ids, int threads) {
-  const Array query_array(queries, "queries", false);
-  const Array gallery_array(gallery, "gallery", false);
-  const Array score_array(scores, "scores", true);
-  const Array id_array(ids, "ids", true);
-  TopkCall call{.queries = query_array.matrix(),
-                .gallery = {},
-                .metric = metric_from(metric),
-                .k = k,
-                .first_id = first_id,
-                .seeded = seeded,
-                .threads = threads};
-  if (packed_rows >= 0) {
-    const int64_t floats = panels_of(packed_rows) * kPanelWidth * call.queries.cols;
-    call.panels = gallery_array.vector<float>(floats);
-    call.gallery.rows = packed_rows;
-    call.gallery.cols = call.queries.cols;
-  } else {
-    call.gallery = gallery_array.matrix();
-    check_same_dim(call.queries, call.gallery);
-  }
-  call.scores = score_array.vector<float>(call.queries.rows * k);
-  call.ids = id_array.vector<int64_t>(call.queries.rows * k);
-  const CpuLevel cpu_level = level_from_name(level);
-  run_released([&](const StopFn& stop) { topk(cpu_level, call, stop); });
-}
-
-void pack_gallery_array(const std::string& level, const py::object& gallery, const std::string& metric,
-                        const py::object& panels, int threads) {
-  const Array gallery_array(gallery, "gallery", false);
-  const MatrixView rows = gallery_array.matrix();
-  const Array panel_array(panels, "panels", true);
-  float* const target = panel_array.vector<float>(panels_of(rows.rows) * kPanelWidth * rows.cols);
-  const Metric which = metric_from(metric);
-  const CpuLevel cpu_level = level_from_name(level);
-  run_released([&](const StopFn& stop) { pack_gallery(cpu_level, rows, which, target, threads, stop); });
-}
 
 // The arrays of a Positives, checked against each other: kernels index with them.
 class PositiveArrays {
@@ -187,10 +133,7 @@ void rank_curve_arrays(const std::string& level, const py::object& queries, cons
 
 }  // namespace
 
-void bind_search(py::module_& module) {
-  module.attr("panel_width") = kPanelWidth;
-  module.def("topk", topk_arrays);
-  module.def("pack_gallery", pack_gallery_array);
+void bind_rank(py::module_& module) {
   module.def("rank", rank_arrays);
   module.def("rank_scores", rank_score_array);
   module.def("rank_curve", rank_curve_arrays);
