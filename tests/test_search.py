@@ -110,9 +110,9 @@ class TestInt8:
         queries, gallery = rows(60, 70), rows(10000, 70, 1)
         scores, ids = topk(queries, gallery, 9, metric=metric)
         prepared = prepare_gallery(gallery, metric, precision="int8")
-        for given, precision in ((gallery, "int8"), (prepared, "auto"), (prepared, "int8")):
+        for searched, precision in ((gallery, "int8"), (prepared, "auto"), (prepared, "int8")):
             for threads in (1, 5):
-                again = topk(queries, given, 9, metric=metric, precision=precision, threads=threads)
+                again = topk(queries, searched, 9, metric=metric, precision=precision, threads=threads)
                 assert again[0].tobytes() == scores.tobytes()
                 assert again[1].tobytes() == ids.tobytes()
 
