@@ -17,7 +17,7 @@ Input = Literal["old", "side", "new"]
 @dataclass(frozen=True)
 class Candidate:
     """name: as a table shows it. reads: the stored vectors that the map is given; ("new",) is a map of queries, new ->
-    old. about: what the row says."""
+    old, and ("new", "old") one that is mixed with the old model's own query. about: what the row says."""
 
     name: str
     method: FitMethod
@@ -26,7 +26,7 @@ class Candidate:
 
     @property
     def maps_queries(self) -> bool:
-        return self.reads == ("new",)
+        return self.reads[0] == "new"
 
 
 def candidates(side: bool, config: StudyConfig) -> list[Candidate]:
@@ -58,6 +58,7 @@ def candidates(side: bool, config: StudyConfig) -> list[Candidate]:
     found += [
         Candidate("queries by procrustes", "procrustes", ("new",), "the gallery stays; queries are mapped, new to old"),
         Candidate("queries by ridge", "ridge", ("new",), "the same by a linear map"),
+        Candidate("queries by both models", "procrustes", ("new", "old"), "the first, mixed with the old query"),
     ]
     inputs: tuple[Input, ...] = ("old", "side") if side else ("old",)
     return [*found, Candidate("h", method, inputs, "Forward Compatible Training")]
@@ -74,7 +75,8 @@ def fit_candidate(
     if candidate.name != "h":  # the others have no classifier, and no use for a predicted uncertainty
         choice = choice.replace(loss=LossConfig(similarity=choice.loss.similarity, temperature=choice.loss.temperature))
     if candidate.maps_queries:
-        return fit(old=arrays["old"], new=arrays["new"], config=choice.replace(direction="query"), **marks, **options)
+        choice = choice.replace(direction="query", interpolation="auto" if "old" in candidate.reads else None)
+        return fit(old=arrays["old"], new=arrays["new"], config=choice, **marks, **options)
     first, *rest = candidate.reads
     side = arrays[rest[0]] if rest else None
     return fit(old=arrays[first], side=side, new=arrays["new"], config=choice, **marks, **options)

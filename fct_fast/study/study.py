@@ -104,13 +104,17 @@ class _Running:
     @property
     def best(self) -> Candidate:
         """The map of galleries that did best on the rows held out for choices, never on the test rows."""
-        return max((c for c in self._chosen if "old" in c.reads), key=self._merit)
+        return max(self._usable, key=self._merit)
 
     @property
     def simpler(self) -> Candidate:
         """The same among the closed forms."""
-        found = [c for c in self._chosen if "old" in c.reads and c.method not in TRAINED]
-        return max(found, key=self._merit)
+        return max((c for c in self._usable if c.method not in TRAINED), key=self._merit)
+
+    @property
+    def _usable(self) -> list[Candidate]:
+        """Maps of galleries that are no controls."""
+        return [c for c in self._chosen if "old" in c.reads and not c.maps_queries]
 
     def learning_curve(self) -> list[LearningPoint]:
         """The best map and the best closed form on parts of the training rows, each within the next one."""

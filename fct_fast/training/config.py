@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,9 @@ class FitConfig(Config):
     method: "fct" trains the paper's MLP, "residual" a linear map plus a small MLP; the others are closed forms: "ridge"
     (strength chosen on held-out rows), "affine" (least squares), "procrustes" (orthogonal; "_centred", "_whitened"),
     "low_rank". direction: "gallery" maps (old, side) to new; "query" maps new to old, for queries of the new model on a
-    gallery that stays as it is. loss: of the trained methods. inner_dim: width of the MLP's trunk; hidden_dim: of the
+    gallery that stays as it is. interpolation: with direction "query", h mixes this share of the mapped query with the
+    old model's own query, which it reads as side; "auto" is the best share on the held-out rows, None does not mix.
+    loss: of the trained methods. inner_dim: width of the MLP's trunk; hidden_dim: of the
     residual MLP. epochs, batch_size, lr, weight_decay: of Adam; accumulate: batches whose gradients make one step;
     warmup_epochs: linear warm-up (may be a fraction), then a cosine to zero, per step. eval_mode_switch: from half of
     the epochs on BatchNorm uses fixed statistics while training goes on, as it will when h is used. ema: decay of the
@@ -59,6 +61,7 @@ class FitConfig(Config):
 
     method: FitMethod = "fct"
     direction: Literal["gallery", "query"] = "gallery"
+    interpolation: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
     loss: LossConfig = LossConfig()
     inner_dim: int = Field(2048, ge=1)
     hidden_dim: int = Field(256, ge=1)
@@ -82,6 +85,10 @@ class FitConfig(Config):
     def _together(self) -> FitConfig:
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs there are")
+        if self.interpolation is not None and self.direction != "query":
+            raise ValueError("interpolation mixes queries; use it with direction='query', or leave it out")
+        if self.interpolation == "auto" and self.held_out == 0:
+            raise ValueError("interpolation 'auto' is chosen on held-out rows; give a share, or held_out above 0")
         if self.method in NEEDS_STRENGTH and self.ridge_lambda is None and self.held_out == 0:
             raise ValueError(
                 f"method {self.method} picks its strength on held-out rows; give ridge_lambda, or held_out above 0"

@@ -25,7 +25,7 @@ from fct_fast.space import SpaceFingerprint
 from fct_fast.training.checkpoint import Checkpoint, digest_of
 from fct_fast.training.config import TRAINED, FitConfig
 from fct_fast.training.losses import TransformLoss, frozen_classifier
-from fct_fast.training.maps import fit_map
+from fct_fast.training.maps import fit_interpolation, fit_map
 from fct_fast.training.measure import activation_maxima, closeness, retrieval, uncertainty_agreement
 from fct_fast.training.pairs import ArrayLike, Pairs, class_codes, split_rows
 from fct_fast.training.residual import ResidualTransform
@@ -47,9 +47,10 @@ class FitResult:
     the output before normalisation, absent without held-out rows, and with labels {"cmc1", "cmc5", "map"} of true new
     rows as queries against the mapped rows; "ridge": the same for the linear baseline, and its "strength"; "new": the
     ceiling, true new rows as queries and gallery; "loss": mean training loss per epoch, in units of the targets' mean
-    square. spaces: fingerprints of "old", "side", "new" (view 0). scales: {"activation_max": {layer: [largest output
-    per channel]}, "rows"} over training rows, from which int8 and fp16 kernels derive their scales. pairs: number of
-    rows given.
+    square; "interpolation": {"share", "mapped_norm", "old_norm"} of the mix, and with labels its retrieval ("held_out"
+    is of the query map alone). spaces: fingerprints of "old", "side", "new" (view 0). scales: {"activation_max":
+    {layer: [largest output per channel]}, "rows"} over training rows, from which int8 and fp16 kernels derive their
+    scales. pairs: number of rows given.
     """
 
     transform: ForwardTransform
@@ -119,23 +120,41 @@ def fit(
         h, chosen = _closed_form(pairs, train, held, config)
         metrics |= chosen
     h = h.to(device)
-    queries = config.direction == "query"
+    if len(held) and config.method in TRAINED and config.baseline:
+        sample = train[:: math.ceil(len(train) / BASELINE_ROWS)]
+        linear, chosen = _closed_form(pairs, sample, held, config.replace(method="ridge"))
+        metrics["ridge"] = _held_out(linear.to(device), pairs, held, train, classes, config) | chosen
     if len(held):
-        metrics["held_out"] = closeness(h, pairs, held, train) | retrieval(h, pairs, held, classes, queries=queries)
-        if config.method in TRAINED and config.baseline:
-            sample = train[:: math.ceil(len(train) / BASELINE_ROWS)]
-            linear, chosen = _closed_form(pairs, sample, held, config.replace(method="ridge"))
-            linear = linear.to(device)
-            measured = closeness(linear, pairs, held, train) | retrieval(linear, pairs, held, classes, queries=queries)
-            metrics["ridge"] = measured | chosen
+        metrics["held_out"] = _held_out(h, pairs, held, train, classes, config)
         if classes is not None:
             metrics["new"] = retrieval(None, pairs, held, classes)
         if h.uncertainty:
             metrics["held_out"]["uncertainty_agreement"] = uncertainty_agreement(h, pairs, held)
+    if config.interpolation is not None:
+        h, pairs, metrics["interpolation"] = _interpolated(h, pairs, train, held, classes, config)
+        if len(held):
+            metrics["interpolation"] |= retrieval(h, pairs, held, classes, queries=True)
     scales = activation_maxima(h, pairs, train[:: math.ceil(len(train) / SCALE_ROWS)])
     h = h.cpu()
     h.spaces = pairs.fingerprints()
     return FitResult(h, metrics, h.spaces, scales, pairs.rows, config)
+
+
+def _held_out(
+    h: ForwardTransform, pairs: Pairs, held: Tensor, train: Tensor, classes: Any, config: FitConfig
+) -> dict[str, float]:
+    queries = config.direction == "query"
+    return closeness(h, pairs, held, train) | retrieval(h, pairs, held, classes, queries=queries)
+
+
+def _interpolated(
+    h: ForwardTransform, pairs: Pairs, train: Tensor, held: Tensor, classes: Any, config: FitConfig
+) -> tuple[ForwardTransform, Pairs, dict[str, float]]:
+    """The query map mixed with the old model's query, the pairs that it reads, and the share that was used."""
+    share = None if config.interpolation == "auto" else config.interpolation
+    spec, chosen = fit_interpolation(h.cpu().to_spec(), pairs, train, held, share=share, classes=classes)
+    both = Pairs(old=pairs.old, side=pairs.new, new=pairs.new, views=pairs.views)
+    return ForwardTransform.from_spec(spec).to(train.device), both, chosen
 
 
 class _Training:

@@ -355,3 +355,41 @@ def test_a_missing_gpu_is_a_sentence(data):
         return
     with pytest.raises(DeviceError, match="no usable GPU"):
         fit(**arrays(data), config=ONE.replace(device="cuda"))
+
+
+class TestInterpolation:
+    """A query map that is mixed with the old model's query is an h like any other: new as `old`, old as `side`."""
+
+    @pytest.mark.parametrize("method", ["ridge", "procrustes", "residual"])
+    def test_reads_both_queries_and_finds_more(self, data, method, tmp_path):
+        config = QUICK.replace(method=method, direction="query", interpolation="auto", epochs=3)
+        mixed = fit(old=data["old"], new=data["new"], labels=data["labels"], config=config)
+        plain = fit(old=data["old"], new=data["new"], labels=data["labels"], config=config.replace(interpolation=None))
+        chosen = mixed.metrics["interpolation"]
+        assert mixed.metrics["held_out"] == plain.metrics["held_out"]
+        assert chosen["map"] >= max(plain.metrics["held_out"]["map"], mixed.metrics["new"]["map"])
+        fct_fast.save(mixed, tmp_path / "q.safetensors")
+        up = fct_fast.Upgrader(tmp_path / "q.safetensors", precision="fp32")
+        mapped = plain.transform.to_spec().apply_float64(data["new"], normalize=False)
+        want = (
+            chosen["share"] * mapped / chosen["mapped_norm"] + (1 - chosen["share"]) * data["old"] / chosen["old_norm"]
+        )
+        np.testing.assert_allclose(
+            up(data["new"], data["old"]), want / np.linalg.norm(want, axis=1)[:, None], atol=1e-5
+        )
+
+    def test_a_given_share_needs_nothing_held_out(self, data):
+        config = QUICK.replace(method="affine", direction="query", interpolation=0.25, held_out=0)
+        assert fit(old=data["old"], new=data["new"], config=config).metrics["interpolation"]["share"] == 0.25
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"interpolation": 0.5}, "direction='query'"),
+            ({"direction": "query", "interpolation": "auto", "held_out": 0}, "held-out rows"),
+            ({"direction": "query", "interpolation": 1.5}, "interpolation"),
+        ],
+    )
+    def test_refused(self, options, words):
+        with pytest.raises(ConfigError, match=words):
+            FitConfig(**options)
