@@ -63,6 +63,7 @@ wheel: $(VENV)/.tools
 	tests/smoke_wheel.sh dist/*.whl
 
 bench: build
+	$(PIP) onnx onnxruntime
 	$(BIN)/python -m benchmarks
 
 sanitize: build

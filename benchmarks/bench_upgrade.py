@@ -1,92 +1,89 @@
-"""Upgrade beside torch's own chain on the same h, BatchNorm folded: F.linear, relu, cat, normalize."""
+"""Upgrade beside what a user could run h with instead, BatchNorm folded (see peers.py), on the same h."""
 
 from __future__ import annotations
 
-import itertools
+import multiprocessing
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Record, interleave
+from benchmarks.harness import Record, extra_memory_mb, interleave
+from benchmarks.peers import compiled_chain, folded_chain, onnx_chain
 from fct_fast import ForwardTransform, TransformSpec, Upgrader
 from fct_fast.kernels import native, resolve_level
 
 # A millisecond each: many rounds, so that one disturbed call does not set the median.
 SMALL_BATCH_ROUNDS = 101
+PEAK_ROWS = 16384  # from here on a rate is held against the peak of the registers
+PEAK_SECONDS = 0.3
+CALIBRATION_ROWS = 1024
+
+Shape = tuple[int, int, int, int]
+"""old_dim, side_dim, inner_dim, new_dim."""
 
 
-def folded_chain(spec: TransformSpec, dtype: torch.dtype = torch.float32):
-    """The fastest plain torch form of this spec: two branches, a trunk, BatchNorm folded."""
-    layers = [
-        (torch.from_numpy(la.weight).to(dtype), torch.from_numpy(la.bias).to(dtype), la.relu)
-        for _, la in spec.named_layers()
-    ]
-    counts = list(itertools.accumulate((len(branch.layers) for branch in spec.branches), initial=0))
-
-    def run_layers(x: Tensor, first: int, last: int) -> Tensor:
-        for weight, bias, relu in layers[first:last]:
-            x = F.linear(x, weight, bias)
-            if relu:
-                x = torch.relu_(x)
-        return x
-
-    def chain(old: Tensor, side: Tensor | None) -> Tensor:
-        with torch.inference_mode():
-            inputs = {"old": old, "side": side}
-            parts = [
-                run_layers(inputs[branch.input], counts[i], counts[i + 1]) for i, branch in enumerate(spec.branches)
-            ]
-            return F.normalize(run_layers(torch.cat(parts, 1), counts[-1], len(layers)))
-
-    return chain
-
-
-def upgrade_record(
-    old_dim: int, side_dim: int, inner_dim: int, new_dim: int, n: int, level: str | None = None
-) -> Record:
+def default_h(shape: Shape) -> TransformSpec:
+    """Random weights, BatchNorm on statistics of random rows."""
     torch.manual_seed(0)
+    old_dim, side_dim, inner_dim, new_dim = shape
     h = ForwardTransform(old_dim, new_dim, side_dim, inner_dim)
-    old, side = torch.randn(n, old_dim), torch.randn(n, side_dim) if side_dim else None
-    h.raw(old[:256].repeat(2, 1), None if side is None else side[:256].repeat(2, 1))
-    spec = h.eval().to_spec()
+    h.raw(torch.randn(512, old_dim), torch.randn(512, side_dim) if side_dim else None)
+    return h.eval().to_spec()
+
+
+def random_rows(shape: Shape, n: int) -> tuple[Tensor, Tensor | None]:
+    return torch.randn(n, shape[0]), torch.randn(n, shape[1]) if shape[1] else None
+
+
+def title(precision: str, shape: Shape) -> str:
+    old_dim, side_dim, inner_dim, new_dim = shape
+    return f"upgrade {precision}, {old_dim} + {side_dim} -> {inner_dim} -> {inner_dim} -> {new_dim}"
+
+
+def add_rates(record: Record, spec: TransformSpec, up: Upgrader, n: int, ours: float) -> None:
+    """Rows and operations a second, and where there are many rows the share of what the registers can do."""
+    rate = n * spec.flops_per_row / ours
+    record.figures |= {"rows/s": n / ours, "GFLOP/s": rate / 1e9}
+    if n >= PEAK_ROWS:
+        one, all_threads = (2 * native().peak_rate(up.level, up.precision, t, PEAK_SECONDS) for t in (1, up.threads))
+        record.figures |= {
+            "register peak, GFLOP/s": all_threads / 1e9,
+            "peak of all threads over that of one": all_threads / one,
+            "share of the register peak": rate / all_threads,
+        }
+
+
+def upgrade_record(shape: Shape, n: int, level: str | None = None, *, slow_peers: bool = False) -> Record:
+    """slow_peers: torch.compile and ONNX Runtime, too."""
+    spec = default_h(shape)
+    old, side = random_rows(shape, n)
     up, chain = Upgrader(spec, precision="fp32", level=level), folded_chain(spec)
-    torch.testing.assert_close(
-        up(old[:64], None if side is None else side[:64]),
-        chain(old[:64], None if side is None else side[:64]),
-        atol=1e-5,
-        rtol=1e-4,
-    )
-    arrays = (old.numpy(), None if side is None else side.numpy())
-    record = Record(
-        f"upgrade fp32, {old_dim} + {side_dim} -> {inner_dim} -> {inner_dim} -> {new_dim}",
-        {"rows": n, "level": up.level, "threads": up.threads},
-    )
-    record.timings = interleave(
-        {"fct_fast": lambda: up(*arrays), "torch folded fp32": lambda: chain(old, side)},
-        rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7,
-    )
-    ours, theirs = record.timings["fct_fast"].median_s, record.timings["torch folded fp32"].median_s
-    record.figures = {
-        "rows/s": n / ours,
-        "GFLOP/s": n * spec.flops_per_row / ours / 1e9,
-        "torch rows/s": n / theirs,
-        "times torch": theirs / ours,
-        "share of torch's time": ours / theirs,
-    }
+    few = old[:64], None if side is None else side[:64]
+    torch.testing.assert_close(up(*few), chain(*few), atol=1e-5, rtol=1e-4)
+    arrays = old.numpy(), None if side is None else side.numpy()
+    contenders = {"fct_fast": lambda: up(*arrays), "torch folded fp32": lambda: chain(old, side)}
+    if slow_peers:
+        compiled, onnx = compiled_chain(spec), onnx_chain(spec, up.threads)
+        contenders["torch.compile fp32"] = lambda: compiled(old, side)
+        if onnx is not None:
+            torch.testing.assert_close(up(*few), onnx(*few), atol=1e-5, rtol=1e-4)
+            contenders["ONNX Runtime fp32"] = lambda: onnx(old, side)
+    record = Record(title("fp32", shape), {"rows": n, "level": up.level, "threads": up.threads})
+    record.timings = interleave(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
+    seconds = {name: timing.median_s for name, timing in record.timings.items()}
+    ours = seconds.pop("fct_fast")
+    add_rates(record, spec, up, n, ours)
+    record.figures |= {f"times {name}": theirs / ours for name, theirs in seconds.items()}
     return record
 
 
-def int8_record(old_dim: int, side_dim: int, inner_dim: int, new_dim: int, n: int, level: str | None = None) -> Record:
+def int8_record(shape: Shape, n: int, level: str | None = None) -> Record:
     """int8 beside fp32 and torch: folded fp32, and folded bf16 where the processor has bf16 instructions."""
-    torch.manual_seed(0)
-    h = ForwardTransform(old_dim, new_dim, side_dim, inner_dim)
-    old, side = torch.randn(n, old_dim), torch.randn(n, side_dim)
-    h.raw(old[:256].repeat(2, 1), side[:256].repeat(2, 1))
-    spec = h.eval().to_spec()
-    arrays = old.numpy(), side.numpy()
-    calibration = arrays[0][:1024], arrays[1][:1024]
+    spec = default_h(shape)
+    old, side = random_rows(shape, n)
+    arrays = old.numpy(), None if side is None else side.numpy()
+    calibration = tuple(None if x is None else x.numpy() for x in random_rows(shape, CALIBRATION_ROWS))
     up = Upgrader(spec, precision="int8", calibration=calibration, level=level)
     wide = Upgrader(spec, precision="fp32", level=level)
     chain = folded_chain(spec)
@@ -97,35 +94,58 @@ def int8_record(old_dim: int, side_dim: int, inner_dim: int, new_dim: int, n: in
     }
     if native().has_bf16(resolve_level(level)):
         narrow = folded_chain(spec, torch.bfloat16)
-        contenders["torch folded bf16"] = lambda: narrow(old.bfloat16(), side.bfloat16())
-    record = Record(
-        f"upgrade int8, {old_dim} + {side_dim} -> {inner_dim} -> {inner_dim} -> {new_dim}",
-        {"rows": n, "level": up.level, "threads": up.threads},
-    )
-    record.timings = interleave(contenders)
+        contenders["torch folded bf16"] = lambda: narrow(old.bfloat16(), None if side is None else side.bfloat16())
+    record = Record(title("int8", shape), {"rows": n, "level": up.level, "threads": up.threads})
+    record.timings = interleave(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
     seconds = {name: timing.median_s for name, timing in record.timings.items()}
-    ours = seconds["fct_fast int8"]
-    few = arrays[0][:256], arrays[1][:256]
+    ours = seconds.pop("fct_fast int8")
+    add_rates(record, spec, up, n, ours)
+    record.figures |= {f"times {name}": theirs / ours for name, theirs in seconds.items()}
+    few = tuple(None if x is None else x[:256] for x in arrays)
     true = spec.apply_float64(*few)
-    record.figures = {
-        "rows/s": n / ours,
-        "GOP/s": n * spec.flops_per_row / ours / 1e9,
-        **{f"times {name}": theirs / ours for name, theirs in seconds.items() if theirs != ours},
-        "relative error, random weights": float(np.linalg.norm(up(*few) - true) / np.linalg.norm(true)),
-    }
+    record.figures["relative error, random weights"] = float(np.linalg.norm(up(*few) - true) / np.linalg.norm(true))
+    return record
+
+
+def extra_memory(precision: str, n: int) -> float:
+    """MB that a first call takes beyond weights, inputs and output; to be run in a process of its own."""
+    shape = 128, 128, 2048, 128
+    old, side = (x.numpy() for x in random_rows(shape, n))
+    up = Upgrader(default_h(shape), precision=precision, calibration=(old[:256], side[:256]))
+    out = np.zeros((n, shape[3]), np.float32)
+    out[:] = 1  # its pages are there before the call
+    return extra_memory_mb(lambda: up(old, side, out=out))
+
+
+def memory_record() -> Record:
+    record = Record(
+        "memory of an upgrade beyond weights, inputs and output, MB", {"h": "128 + 128 -> 2048 -> 2048 -> 128"}
+    )
+    for precision in ("fp32", "int8"):
+        for n in (1, 16384, 131072):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                record.figures[f"{precision}, {n} rows"] = pool.apply(extra_memory, (precision, n))
     return record
 
 
 def records() -> list[Record]:
-    shapes = [(128, 128, 2048, 128, n) for n in (1, 4, 16, 64, 256, 1024, 16384)]
-    shapes += [
-        (64, 64, 512, 64, 65536),
-        (768, 64, 2048, 1024, 4096),
-        (512, 0, 1024, 512, 16384),
-        (16, 0, 64, 16, 65536),
-        (64, 64, 512, 64, 1),
-        (16, 0, 64, 16, 1),
+    default: Shape = (128, 128, 2048, 128)
+    found = [memory_record()]
+    found += [upgrade_record(default, n, slow_peers=n in (1, 1024, 16384)) for n in (1, 4, 16, 64, 256, 1024, 16384)]
+    # Small and odd shapes, which must not be slower than torch either; weights far below a cache line's worth included.
+    small: list[tuple[Shape, int]] = [
+        ((64, 64, 512, 64), 65536),
+        ((768, 64, 2048, 1024), 4096),
+        ((512, 0, 1024, 512), 16384),
+        ((2048, 0, 4096, 1024), 2048),
+        ((32, 32, 128, 32), 65536),
+        ((16, 0, 64, 16), 65536),
+        ((64, 64, 512, 64), 1),
+        ((16, 0, 64, 16), 1),
     ]
-    int8 = [int8_record(128, 128, 2048, 128, n) for n in (1, 64, 1024, 16384)] + [int8_record(64, 64, 512, 64, 65536)]
-    wide = upgrade_record(128, 128, 2048, 128, 16384, level="avx2")
-    return [upgrade_record(*shape) for shape in shapes] + [wide] + int8
+    found += [upgrade_record(shape, n) for shape, n in small]
+    if resolve_level() != "avx2" and "avx2" in native().usable_levels():
+        found.append(upgrade_record(default, 16384, level="avx2"))
+    found += [int8_record(default, n) for n in (1, 16, 64, 1024, 16384)]
+    found += [int8_record((64, 64, 512, 64), 65536), int8_record((512, 0, 1024, 512), 16384)]
+    return found

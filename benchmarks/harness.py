@@ -72,6 +72,19 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def extra_memory_mb(call: Callable[[], object]) -> float:
+    """By how much a call raises the resident memory at its highest, over what there was before it (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is counted anew from here
+    before = _status_mb("VmRSS")
+    call()
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(field_name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(field_name + ":"))) / 1024
+
+
 def write(records: list[Record], stem: str) -> None:
     """results/<stem>.json and results/<stem>.md."""
     document = {"machine": machine(), "records": [asdict(record) for record in records]}

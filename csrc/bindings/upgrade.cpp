@@ -11,6 +11,7 @@
 #include "bindings/bindings.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/source_reader.hpp"
+#include "core/peak.hpp"
 
 namespace fct::python {
 namespace {
@@ -91,12 +92,20 @@ void upgrade_arrays(const py::object& packed, const std::string& level, const py
   run_released([&](const StopFn& stop) { upgrade(transform, cpu_level, call, stop); });
 }
 
+double peak_of(const std::string& level, const std::string& precision, int threads, double seconds) {
+  const CpuLevel cpu_level = level_from_name(level);
+  const Precision kind = precision_from(precision);
+  const py::gil_scoped_release release;
+  return peak_rate(cpu_level, kind, threads, seconds);
+}
+
 }  // namespace
 
 void bind_upgrade(py::module_& module) {
   module.def("pack", pack);
   module.def("upgrade", upgrade_arrays);
   module.def("has_vnni", has_vnni);
+  module.def("peak_rate", peak_of);
   module.def("has_bf16", [](const std::string& level) { return bf16_kernels_of(level_from_name(level)) != nullptr; });
 }
 

@@ -93,6 +93,7 @@ struct KernelTable {
   void (*scale)(const ScaleArgs*);
   void (*pack)(const PackArgs*);
   int64_t (*filter)(const FilterArgs*);
+  int64_t (*peak)(int64_t rounds, float* sink);  // see cpu/peak_body.hpp; so in the other tables
 };
 
 // The same in bfloat16 with float32 sums. Panels hold pairs of depth steps: element [k][c] of panel p is at
@@ -125,6 +126,7 @@ struct Bf16NarrowArgs {
 struct Bf16Table {
   void (*tile)(const Bf16TileArgs*);
   void (*narrow)(const Bf16NarrowArgs*);
+  int64_t (*peak)(int64_t rounds, float* sink);
 };
 
 // The same in int8: activations in unsigned bytes, weights in signed ones, sums exact in int32 (depth <= 66311 sees to
@@ -165,6 +167,7 @@ struct Int8NarrowArgs {
 struct Int8Table {
   void (*tile)(const Int8TileArgs*);
   void (*narrow)(const Int8NarrowArgs*);
+  int64_t (*peak)(int64_t rounds, float* sink);
 };
 
 extern const KernelTable kScalarKernels;

@@ -105,8 +105,26 @@ void narrow(const Bf16NarrowArgs* args) {
   }
 }
 
+// See cpu/peak_body.hpp.
+int64_t peak(int64_t rounds, float* sink) {
+  constexpr int kSums = kTileRows * kTilePanels;
+  __m512 sum[kSums];
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512bh a = as_bf16(_mm512_set1_epi32(0x3f003f00)), b = as_bf16(_mm512_set1_epi32(0x38d138d1));  // 0.5, 1e-4
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
+  }
+  __m512 total = sum[0];
+#pragma GCC unroll 32
+  for (int i = 1; i < kSums; ++i) total = _mm512_add_ps(total, sum[i]);
+  *sink = _mm512_cvtss_f32(total);
+  return rounds * kSums * 32;
+}
+
 }  // namespace
 
-const Bf16Table kAvx512Bf16Kernels{.tile = tile, .narrow = narrow};
+const Bf16Table kAvx512Bf16Kernels{.tile = tile, .narrow = narrow, .peak = peak};
 
 }  // namespace fct

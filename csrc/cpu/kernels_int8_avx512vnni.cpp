@@ -102,8 +102,29 @@ void narrow(const Int8NarrowArgs* args) {
   }
 }
 
+// See cpu/peak_body.hpp.
+int64_t peak(int64_t rounds, float* sink) {
+  constexpr int kSums = kTileRows * kTilePanels;
+  __m512i sum[kSums];
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) sum[i] = _mm512_set1_epi32(i);
+  const __m512i a = _mm512_set1_epi32(0x01020304), b = _mm512_set1_epi32(0x01ff01ff);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) {
+      sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
+      asm("" : "+v"(sum[i]));  // as in run_tile
+    }
+  }
+  __m512i total = sum[0];
+#pragma GCC unroll 32
+  for (int i = 1; i < kSums; ++i) total = _mm512_xor_si512(total, sum[i]);
+  *sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(total)));
+  return rounds * kSums * 64;
+}
+
 }  // namespace
 
-const Int8Table kAvx512VnniInt8Kernels{.tile = tile, .narrow = narrow};
+const Int8Table kAvx512VnniInt8Kernels{.tile = tile, .narrow = narrow, .peak = peak};
 
 }  // namespace fct
