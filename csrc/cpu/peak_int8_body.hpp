@@ -11,15 +11,15 @@ int64_t peak(int64_t rounds, float* sink) {
   Quads sum[kSums];
 #pragma GCC unroll 32
   for (int i = 0; i < kSums; ++i) sum[i] = Quads::splat(i);
-  const Quads a = Quads::splat(0x00030001), b = Quads::splat(0x00020001);
+  Quads value = Quads::splat(0x00030001);
+  const Quads weight = Quads::splat(0x00020001);
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 32
     for (int i = 0; i < kSums; ++i) {
-      Quads value = a;
 #if defined(__SSE2__)
-      asm("" : "+x"(value.v));  // as if it were another each time: equal products would be computed once
+      asm volatile("" : "+x"(value.v));  // as if it were another each time: equal products would be computed once
 #endif
-      sum[i] = Quads::pairs_add(value, b, sum[i]);
+      sum[i] = Quads::pairs_add(value, weight, sum[i]);
     }
   }
   int32_t lanes[Quads::kLanes], total = 0;
