@@ -29,20 +29,28 @@ Dtype dtype_of(int32_t code, const char* name) {
   return static_cast<Dtype>(code);
 }
 
+constexpr int32_t kInt8 = 3;  // FctCudaTransform::precision
+
 TransformSource source_of(const FctCudaTransform& transform) {
+  const bool int8 = transform.precision == kInt8;
   TransformSource source{.old_dim = transform.old_dim,
                          .side_dim = transform.side_dim,
                          .new_dim = transform.new_dim,
                          .normalize = transform.normalize != 0,
                          .uncertainty = transform.uncertainty != 0,
-                         .precision = Precision::fp32,
+                         .precision = int8 ? Precision::int8 : Precision::fp32,
                          .branches = {},
                          .trunk = {}};
   const FctCudaLayer* next = transform.layers;
-  const auto take = [&next](int64_t count) {
+  const auto take = [&next, int8](int64_t count) {
     std::vector<LayerSource> layers;
-    for (int64_t i = 0; i < count; ++i, ++next)
+    for (int64_t i = 0; i < count; ++i, ++next) {
       layers.push_back({next->weight, next->bias, next->in_dim, next->out_dim, next->relu != 0});
+      if (!int8) continue;
+      layers.back().quantized = next->quantized;
+      layers.back().scale = next->scale;
+      layers.back().narrow = next->narrow != 0;
+    }
     return layers;
   };
   for (int32_t b = 0; b < transform.branches; ++b)
@@ -260,7 +268,8 @@ int32_t fct_cuda_upgrade_create(const FctCudaTransform* transform, int32_t devic
     const fct::TransformSource source = source_of(*transform);
     auto made = std::make_unique<FctCudaUpgrade>();
     made->device = device;
-    made->layout = layout_of(source, dtype_of(transform->precision, "precision"));
+    const bool int8 = transform->precision == kInt8;
+    made->layout = layout_of(source, int8 ? Dtype::f32 : dtype_of(transform->precision, "precision"));
     std::vector<unsigned char> block(static_cast<std::size_t>(made->layout.bytes));
     pack_transform(source, made->layout, block.data());
     made->facts = facts_of(device);
