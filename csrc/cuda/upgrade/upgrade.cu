@@ -59,6 +59,11 @@ TransformSource source_of(const FctCudaTransform& transform) {
   return source;
 }
 
+// Of what is not bytes.
+Dtype precision_of(const FctCudaTransform& transform) {
+  return transform.precision == kInt8 ? Dtype::f32 : dtype_of(transform.precision, "precision");
+}
+
 // Memory of a stream's order: freed when the work before it is done.
 class StreamMemory {
  public:
@@ -268,8 +273,7 @@ int32_t fct_cuda_upgrade_create(const FctCudaTransform* transform, int32_t devic
     const fct::TransformSource source = source_of(*transform);
     auto made = std::make_unique<FctCudaUpgrade>();
     made->device = device;
-    const bool int8 = transform->precision == kInt8;
-    made->layout = layout_of(source, int8 ? Dtype::f32 : dtype_of(transform->precision, "precision"));
+    made->layout = layout_of(source, precision_of(*transform));
     std::vector<unsigned char> block(static_cast<std::size_t>(made->layout.bytes));
     pack_transform(source, made->layout, block.data());
     made->facts = facts_of(device);

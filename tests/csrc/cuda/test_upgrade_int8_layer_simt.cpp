@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "cuda/upgrade/finish_rows.hpp"
 #include "cuda/upgrade/layer_imma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
 
@@ -270,6 +271,24 @@ void check_ordered_tile(uint32_t seed) {
   }
 }
 
+// Squares in the order of the definition, to the last bit of float64.
+void check_squares() {
+  for (int columns = 1; columns <= 70; ++columns) {
+    std::vector<float> row(static_cast<std::size_t>(columns));
+    fill_normal(row.data(), columns, static_cast<uint32_t>(columns));
+    const auto square = [&](int c) {
+      return static_cast<double>(row[static_cast<std::size_t>(c)]) * row[static_cast<std::size_t>(c)];
+    };
+    double sums[4] = {};
+    const int whole = columns / 4 * 4;
+    for (int c = 0; c < whole; ++c) sums[c % 4] += square(c);
+    double want = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int c = whole; c < columns; ++c) want += square(c);
+    launch({.blocks = 1, .threads = 32, .shared_bytes = 0, .seed = 1},
+           [&](unsigned char*) { CHECK(ordered_squares(row.data(), columns) == want); });
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -279,6 +298,7 @@ int main() {
   check_bytes_tile<SmallTile>(400);
   check_largest_sums();
   check_rounding();
+  check_squares();
   check_ordered_tile<Fp32SquareTile>(500);
   check_ordered_tile<Fp32NarrowTile>(600);
   check_ordered_tile<Fp32SmallTile>(700);

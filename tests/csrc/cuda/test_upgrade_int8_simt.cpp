@@ -276,6 +276,44 @@ void check_other_forms() {
   check(plain, 50, {.seed = 3});
   plain.source.normalize = false;
   check(plain, 7, {.out_dtype = Dtype::f16, .seed = 4});
+  // No bytes after the gaps: they would hide a sum whose last bit is wrong.
+  Transform bare(131, 66, 11, false);
+  bare.branch(false, 131, {});
+  bare.branch(true, 66, {{75, Writes::plain}});
+  bare.branch(false, 131, {});
+  bare.trunk({{150, Writes::relu}, {11, Writes::plain}});
+  bare.source.normalize = false;
+  check(bare, 9, {.seed = 5});
+}
+
+// The order of a row's squares seldom shows in float32, so a row in which it does: small squares beside a large one,
+// and a value that lies between two floats. The last layer's bias is the row.
+void check_norm_order() {
+  constexpr int64_t kColumns = 256;
+  Transform h(2, 0, kColumns, false);
+  h.branch(false, 2, {{4}});
+  h.trunk({{kColumns, Writes::plain}});
+  std::vector<float>& row = h.kept.back().bias;
+  std::fill(h.kept.back().quantized.begin(), h.kept.back().quantized.end(), int8_t{0});
+  std::mt19937 random(79455);  // the first seed that does
+  const auto one_to = [&random](float scale) {
+    return scale * (1 + static_cast<float>(random() & 0x3fffff) * 0x1p-24f);
+  };
+  for (float& x : row) x = one_to(0x1p-27f);
+  row[0] = one_to(1);
+  double four[4] = {}, lanes[32] = {};
+  for (std::size_t c = 0; c < row.size(); ++c) {
+    four[c % 4] += static_cast<double>(row[c]) * row[c];
+    lanes[c % 32] += static_cast<double>(row[c]) * row[c];
+  }
+  for (int half = 16; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  const double ordered = 1 / std::sqrt((four[0] + four[1]) + (four[2] + four[3])), other = 1 / std::sqrt(lanes[0]);
+  int different = 0;
+  for (float x : row) different += static_cast<float>(x * ordered) != static_cast<float>(x * other);
+  CHECK(different > 0);
+  check(h, 3, {});
 }
 
 // Every tile, forced by devices of their own; chunks.
@@ -322,6 +360,7 @@ void check_bad_rows() {
 void check_all() {
   check_shapes();
   check_other_forms();
+  check_norm_order();
   check_tiles_and_chunks();
   check_bad_rows();
   for (int tile = 0; tile < 4; ++tile) CHECK(g_runs[1][tile] > 0);
