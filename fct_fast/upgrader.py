@@ -40,8 +40,8 @@ class Upgrader:
     source: a bundle's path, a Bundle, a ForwardTransform or a TransformSpec.
     device: "auto" and "cpu" compute on the CPU; "cuda" or "cuda:N" on a GPU, where the environment allows kernels that
     have not run on one yet (`fct-fast doctor` says how). precision: "fp32" (within 2e-6 of float64, norm-wise), "bf16"
-    (within 1e-2; on the CPU with AVX-512 BF16), "int8" (within 3e-2 on a fitted h; on the CPU), "fp16" (within 1.5e-3;
-    on a GPU), or "auto": fp32, on a GPU fp16.
+    (within 1e-2; on the CPU with AVX-512 BF16), "int8" (within 3e-2 on a fitted h; the same bits on the CPU and on a
+    GPU), "fp16" (within 1.5e-3; on a GPU), or "auto": fp32, on a GPU fp16.
     threads: at most this many (default: the cores this process may use). level: a CPU level instead of the machine's
     best. calibration: (old, side) rows that int8 takes its scales from, instead of those of the bundle; no other
     precision has scales.
@@ -64,7 +64,7 @@ class Upgrader:
         level: str | None = None,
     ) -> None:
         gpu = None if device in ("auto", "cpu") else cuda_device(device)
-        precisions = ("fp32", "bf16", "int8") if gpu is None else ("fp16", "bf16", "fp32")
+        precisions = ("fp32", "bf16", "int8") if gpu is None else ("fp16", "bf16", "fp32", "int8")
         if precision not in ("auto", *precisions):
             raise ConfigError(f"precision is {precision!r}; use 'auto' or one of {', '.join(precisions)}")
         if scale_check not in ("raise", "warn", "off"):
@@ -78,9 +78,10 @@ class Upgrader:
         # What a traced program is told: it may run on another machine, so only what the user forced.
         self._traced_level, self._traced_threads = level or "", threads or 0
         self.kernel_version = KERNEL_VERSION
-        self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu)
-        if self.precision == "int8":
-            self._packed = pack_int8(calibrated(self.spec, scales, calibration))
+        quantized = calibrated(self.spec, scales, calibration) if self.precision == "int8" else None
+        self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu, quantized)
+        if quantized is not None:
+            self._packed = pack_int8(quantized)
             if calibration is not None:
                 digest = None  # the bundle's says nothing of these scales; the packed weights do
         else:

@@ -45,6 +45,7 @@ int32_t precision_code(const std::string& name) {
   if (name == "fp32") return static_cast<int32_t>(Dtype::f32);
   if (name == "fp16") return static_cast<int32_t>(Dtype::f16);
   if (name == "bf16") return static_cast<int32_t>(Dtype::bf16);
+  if (name == "int8") return 3;
   throw DtypeError("the CUDA kernels have no precision '" + name + "'");
 }
 
@@ -56,12 +57,19 @@ class CudaUpgrade {
       : library_(CudaLibrary::get()), device_(device), side_dim_(side_dim) {
     SourceReader reader;
     const TransformSource source =
-        reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk);
+        reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk, precision == "int8");
     std::vector<FctCudaLayer> layers;
     std::vector<int32_t> reads_side, counts;
     const auto add = [&layers](const std::vector<LayerSource>& from) {
       for (const LayerSource& layer : from)
-        layers.push_back({layer.weight, layer.bias, layer.in_dim, layer.out_dim, layer.relu, 0});
+        layers.push_back({.weight = layer.weight,
+                          .bias = layer.bias,
+                          .in_dim = layer.in_dim,
+                          .out_dim = layer.out_dim,
+                          .relu = layer.relu,
+                          .narrow = layer.narrow,
+                          .quantized = layer.quantized,
+                          .scale = layer.scale});
       return static_cast<int32_t>(from.size());
     };
     for (const BranchSource& branch : source.branches) {

@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* Raised by every change of a struct or function here; the module refuses a library of another number. */
-#define FCT_CUDA_ABI_VERSION 1
+#define FCT_CUDA_ABI_VERSION 2
 
 #define FCT_CUDA_EXPORT __attribute__((visibility("default")))
 
@@ -46,14 +46,18 @@ FCT_CUDA_EXPORT int32_t fct_cuda_device_count(int32_t* count, FctCudaError* erro
 /* Facts of a device. FCT_CUDA_DEVICE where it does not exist or is too old for the kernels. */
 FCT_CUDA_EXPORT int32_t fct_cuda_device(int32_t device, FctCudaDevice* facts, FctCudaError* error);
 
-/* A linear layer with or without ReLU, in float32 on the host: weight [out_dim, in_dim], bias [out_dim]. */
+/* A linear layer with or without ReLU, in float32 on the host: weight [out_dim, in_dim], bias [out_dim]. In int8,
+ * scales folded in (fct_fast/kernels/int8.py), a layer that reads bytes has `quantized` [out_dim, in_dim] and `scale`
+ * [out_dim] instead of `weight`, and any but the last may write bytes. */
 typedef struct {
   const float* weight;
   const float* bias;
   int64_t in_dim;
   int64_t out_dim;
   int32_t relu;
-  int32_t reserved;
+  int32_t narrow;          /* writes bytes; 0 but in int8 */
+  const int8_t* quantized; /* null but in int8 */
+  const float* scale;      /* null but in int8 */
 } FctCudaLayer;
 
 typedef struct {
@@ -62,7 +66,7 @@ typedef struct {
   int64_t new_dim;
   int32_t normalize;
   int32_t uncertainty;
-  int32_t precision; /* fct::Dtype: 0 float32, 1 float16, 2 bfloat16 */
+  int32_t precision; /* fct::Dtype: 0 float32, 1 float16, 2 bfloat16; or 3, int8 */
   int32_t branches;
   const int32_t* branch_reads_side; /* [branches] */
   const int32_t* branch_layers;     /* [branches]: how many */

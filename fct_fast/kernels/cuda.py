@@ -11,7 +11,8 @@ from typing import Any
 from fct_fast.errors import ConfigError, DeviceError
 from fct_fast.kernels import native
 from fct_fast.kernels.arrays import is_torch
-from fct_fast.kernels.packing import spec_fields
+from fct_fast.kernels.int8 import Int8Transform
+from fct_fast.kernels.packing import int8_fields, spec_fields
 from fct_fast.kernels.status import OVERFLOW
 from fct_fast.spec import TransformSpec
 
@@ -55,10 +56,16 @@ def _is_on() -> bool:
 
 
 class CudaEngine:
-    """A transform on one CUDA device. Rows that leave float16's range are computed again in float32."""
+    """A transform on one CUDA device. Rows that leave float16's range are computed again in float32.
 
-    def __init__(self, spec: TransformSpec, precision: str, device: int) -> None:
+    quantized: of the same spec, with precision "int8".
+    """
+
+    def __init__(
+        self, spec: TransformSpec, precision: str, device: int, quantized: Int8Transform | None = None
+    ) -> None:
         self._spec = spec
+        self._quantized = quantized
         self._device = device
         self.precision = precision
         self._kernel = self._made(precision)
@@ -87,10 +94,8 @@ class CudaEngine:
             s[again] = part_s
 
     def _made(self, precision: str) -> Any:
-        old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk = spec_fields(self._spec)
-        return native().CudaUpgrade(
-            old_dim, side_dim, new_dim, normalize, uncertainty, precision, branches, trunk, self._device
-        )
+        *numbers, branches, trunk = spec_fields(self._spec) if self._quantized is None else int8_fields(self._quantized)
+        return native().CudaUpgrade(*numbers, precision, branches, trunk, self._device)
 
     def _run(self, kernel: Any, old: Any, side: Any, out: Any, s: Any, status: Any) -> None:
         stream = None

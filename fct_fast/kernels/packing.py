@@ -11,7 +11,7 @@ from fct_fast.kernels import native
 from fct_fast.kernels.int8 import Int8Layer, Int8Transform
 from fct_fast.spec import Layer, TransformSpec
 
-__all__ = ["pack_int8", "pack_spec", "spec_fields"]
+__all__ = ["int8_fields", "pack_int8", "pack_spec", "spec_fields"]
 
 
 def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.uint8]:
@@ -26,10 +26,7 @@ def pack_spec(spec: TransformSpec, precision: str = "fp32") -> npt.NDArray[np.ui
 
 def pack_int8(transform: Int8Transform) -> npt.NDArray[np.uint8]:
     """The same of a transform that was quantised."""
-    spec = transform.spec
-    branches = [(name == "side", [_int8_fields(layer) for layer in layers]) for name, layers in transform.branches]
-    trunk = [_int8_fields(layer) for layer in transform.trunk]
-    numbers = (spec.old_dim, spec.side_dim, spec.new_dim, spec.normalize, spec.uncertainty)
+    *numbers, branches, trunk = int8_fields(transform)
     packed: npt.NDArray[np.uint8] = native().pack(*numbers, "int8", branches, trunk, _aligned_bytes)
     return packed
 
@@ -38,6 +35,14 @@ def spec_fields(spec: TransformSpec) -> tuple[int, int, int, bool, bool, list[An
     """What the compiled module wants to know of a spec; layers as (weight, bias, relu)."""
     branches = [(branch.input == "side", [_fields(layer) for layer in branch.layers]) for branch in spec.branches]
     trunk = [_fields(layer) for layer in spec.trunk]
+    return spec.old_dim, spec.side_dim, spec.new_dim, spec.normalize, spec.uncertainty, branches, trunk
+
+
+def int8_fields(transform: Int8Transform) -> tuple[int, int, int, bool, bool, list[Any], list[Any]]:
+    """The same of a transform that was quantised; layers as (weight, bias, relu, scale or None, narrow, in_dim)."""
+    spec = transform.spec
+    branches = [(name == "side", [_int8_fields(layer) for layer in layers]) for name, layers in transform.branches]
+    trunk = [_int8_fields(layer) for layer in transform.trunk]
     return spec.old_dim, spec.side_dim, spec.new_dim, spec.normalize, spec.uncertainty, branches, trunk
 
 

@@ -22,7 +22,14 @@ ARCHES = ("sm_80", "sm_90a")
 # Kernels whose block has so many threads may use so many registers.
 REGISTERS_OF_A_BLOCK = 65536
 # Instances of each stem: element types, tiles and outputs.
-INSTANCES = {"upgrade_load": 3, "upgrade_layer_mma": 16, "upgrade_layer_ffma": 3, "upgrade_finish": 1}
+INSTANCES = {
+    "upgrade_load": 3,
+    "upgrade_layer_mma": 16,
+    "upgrade_layer_ffma": 3,
+    "upgrade_layer_imma": 8,
+    "upgrade_layer_ordered": 6,
+    "upgrade_finish": 1,
+}
 
 
 def build_folder() -> Path | None:
@@ -144,6 +151,40 @@ def test_float32_layers_use_no_tensor_cores(sass: dict[tuple[str, str], list[str
         assert names["FFMA"] >= 8, (arch, kernel)
         assert names["LDS.128"] >= 3, (arch, kernel)
     assert seen == 2 * INSTANCES["upgrade_layer_ffma"]
+
+
+def test_layers_on_bytes_are_exact_and_round_each_operation(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, kernel), instructions in sass.items():
+        if "upgrade_layer_imma" not in kernel:
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        products = {name: count for name, count in names.items() if re.match("[HIQ]G?MMA", name)}
+        assert set(products) == {"IMMA.16832.U8.S8"}, (arch, kernel, products)
+        least = 128 if threads_of(kernel) == 256 or "TileILi128ELi128" in kernel else 8
+        assert products["IMMA.16832.U8.S8"] >= least, (arch, kernel, products)
+        assert any(name.startswith("LDSM.16.M88.4") for name in names), (arch, kernel)
+        assert any(re.match(r"LDGSTS\.E\.BYPASS.*128", name) for name in names), (arch, kernel)
+        assert any(name == "STG.E.128" for name in names), (arch, kernel)
+        assert not [name for name in names if name.startswith("FFMA")], (arch, kernel, names)
+        assert names["FMUL"] >= 8, (arch, kernel)
+        assert names["FADD"] >= 8, (arch, kernel)
+    assert seen == 2 * INSTANCES["upgrade_layer_imma"]
+
+
+def test_ordered_layers_fuse_nothing(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, kernel), instructions in sass.items():
+        if "upgrade_layer_ordered" not in kernel:
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        assert not [name for name in names if re.match("FFMA|[HI]G?MMA|FMUL.FTZ|FADD.FTZ", name)], (arch, kernel, names)
+        assert names["FMUL"] >= 16, (arch, kernel)  # both kinds of chunk
+        assert names["FADD"] >= 16, (arch, kernel)
+        assert names["LDS.128"] >= 6, (arch, kernel)
+    assert seen == 2 * INSTANCES["upgrade_layer_ordered"]
 
 
 def test_no_functions_or_local_memory_in_layers(sass: dict[tuple[str, str], list[str]]) -> None:

@@ -72,8 +72,8 @@ def test_without_a_driver_the_library_loads_and_says_so(spec: TransformSpec) -> 
 def test_shapes_and_precisions_are_checked_before_the_device(spec: TransformSpec) -> None:
     with pytest.raises(fct_fast.errors.ShapeError, match="the last layer gives 4 values, expected 5"):
         native().CudaUpgrade(6, 0, 5, True, False, "fp16", *_layers(spec), 0)
-    with pytest.raises(fct_fast.errors.DtypeError, match="no precision 'int8'"):
-        native().CudaUpgrade(6, 0, 4, True, False, "int8", *_layers(spec), 0)
+    with pytest.raises(fct_fast.errors.DtypeError, match="no precision 'int4'"):
+        native().CudaUpgrade(6, 0, 4, True, False, "int4", *_layers(spec), 0)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda0", "CUDA", ""])

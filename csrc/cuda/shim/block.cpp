@@ -173,6 +173,37 @@ void Block::mma_16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32
   std::memcpy(c, slot().c, 16);
 }
 
+void Block::mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Slot& mine = slot();
+  std::memcpy(mine.a, a, 16);
+  std::memcpy(mine.sums, c, 16);
+  mine.b[0] = b0;
+  mine.b[1] = b1;
+  meet(warps_[warp_of(running_)], Collective::mma_bytes, [this](Warp& warp) {
+    ++counters_.mma;
+    int32_t matrix_a[16][32], matrix_w[8][32];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Slot& from = warp.slots[lane];
+      const int group = lane / 4, quad = lane % 4 * 4;
+      for (int i = 0; i < 4; ++i) {
+        for (int byte = 0; byte < 4; ++byte) {
+          matrix_a[group + i % 2 * 8][quad + i / 2 * 16 + byte] = static_cast<uint8_t>(from.a[i] >> 8 * byte);
+          if (i < 2) matrix_w[group][quad + i * 16 + byte] = static_cast<int8_t>(from.b[i] >> 8 * byte);
+        }
+      }
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        int32_t sum = 0;
+        for (int k = 0; k < 32; ++k) sum += matrix_a[row][k] * matrix_w[column][k];
+        warp.slots[lane].sums[i] += sum;
+      }
+    }
+  });
+  std::memcpy(c, slot().sums, 16);
+}
+
 void Block::copy_async(void* shared, const void* source, int bytes) {
   check_shared(shared, 16, "cp.async");
   if (reinterpret_cast<std::uintptr_t>(source) % 16 != 0) fail("cp.async reads an address that is no multiple of 16");

@@ -25,7 +25,7 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Collective { none, barrier, shuffle, shuffle_xor, ballot, load_matrix, mma };
+enum class Collective { none, barrier, shuffle, shuffle_xor, ballot, load_matrix, mma, mma_bytes };
 
 struct Launch {
   int64_t blocks;
@@ -66,6 +66,7 @@ class Block {
   uint32_t ballot(bool vote);
   void load_matrix_x4(uint32_t (&fragment)[4], const void* row);
   void mma_16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*widen)(uint16_t));
+  void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
   void copy_async(void* shared, const void* source, int bytes);
   void copy_async_commit();
   void copy_async_wait(std::size_t pending);
@@ -98,6 +99,7 @@ class Block {
     const unsigned char* row = nullptr;
     uint32_t a[4]{}, b[2]{}, fragment[4]{};
     float c[4]{};
+    int32_t sums[4]{};
   };
   struct Warp {
     int arrived = 0;

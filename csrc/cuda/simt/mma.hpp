@@ -1,9 +1,11 @@
-// Tensor cores as of sm_80: ldmatrix and mma.sync m16n8k16 with float32 sums.
+// Tensor cores as of sm_80: ldmatrix, mma.sync m16n8k16 with float32 sums, m16n8k32 of bytes with int32 sums.
 //
 // Fragments, with g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
 //   A [16, 16] row-major   a[i] holds rows g + 8 (i % 2), columns 2t + 8 (i / 2) and the next
 //   B [16, 8]  as W [8, 16] row-major   b[i] holds row g of W, columns 2t + 8 i and the next
 //   C [16, 8]              c[i] holds row g + 8 (i / 2), column 2t + i % 2
+// m16n8k32 lies the same in bytes ("... for mma.m16n8k32"): where a register above holds two elements, columns 2t and
+// the next, it holds four, columns 4t to 4t + 3, and 8 columns become 16. So ldmatrix serves both.
 #pragma once
 
 #include "cuda/simt/base.hpp"
@@ -38,6 +40,14 @@ FCT_DEVICE void mma_16816(Bfloat, float (&c)[4], const uint32_t (&a)[4], uint32_
 }
 #undef FCT_MMA_16816
 
+// c += a b, unsigned bytes times signed ones. Sums that leave int32 wrap: the caller bounds the depth.
+FCT_DEVICE void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 #else
 
 FCT_DEVICE void load_matrix_x4(uint32_t (&fragment)[4], const void* shared_row) {
@@ -48,6 +58,9 @@ FCT_DEVICE void mma_16816(Half, float (&c)[4], const uint32_t (&a)[4], uint32_t 
 }
 FCT_DEVICE void mma_16816(Bfloat, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   shim::current().mma_16816(c, a, b0, b1, float_from_bfloat);
+}
+FCT_DEVICE void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  shim::current().mma_16832(c, a, b0, b1);
 }
 
 #endif

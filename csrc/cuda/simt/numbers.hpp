@@ -31,6 +31,9 @@ FCT_DEVICE void narrow(float x, Bfloat& y) { y.bits = __bfloat16_as_ushort(__flo
 FCT_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
 FCT_DEVICE uint64_t bits_of(double x) { return static_cast<uint64_t>(__double_as_longlong(x)); }
 FCT_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// Rounded each, and never fused by the compiler.
+FCT_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+FCT_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 FCT_DEVICE double square_root(double x) { return __dsqrt_rn(x); }
 FCT_DEVICE double reciprocal(double x) { return __drcp_rn(x); }
 
@@ -46,6 +49,8 @@ FCT_DEVICE uint64_t bits_of(double x) { return __builtin_bit_cast(uint64_t, x); 
 FCT_DEVICE float multiply_add(float a, float b, float c) {
   return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
 }
+FCT_DEVICE float multiply(float a, float b) { return a * b; }  // the build forbids contraction
+FCT_DEVICE float add(float a, float b) { return a + b; }
 FCT_DEVICE double square_root(double x) { return __builtin_sqrt(x); }
 FCT_DEVICE double reciprocal(double x) { return 1.0 / x; }
 

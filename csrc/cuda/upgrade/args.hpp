@@ -26,6 +26,7 @@ struct LoadArgs {
 };
 
 // y = x weight^T + bias, with ReLU where asked. Padding columns carry zeros through: their weights and bias are zero.
+// In int8 a layer reads float32 or bytes, and writes either; see upgrade/requantise.hpp.
 struct LayerArgs {
   const void* x;  // [rows, depth]
   int64_t x_stride;
@@ -38,7 +39,13 @@ struct LayerArgs {
   int32_t columns;  // whole chunks
   int32_t relu;
   unsigned char* status;  // [rows], or null; rows whose y leaves a 16-bit type's range get overflow
+  // In int8 alone, else null and 0.
+  const float* scale = nullptr;   // [columns] of a layer that reads bytes; else `cuts` is there
+  const int32_t* cuts = nullptr;  // where the float32 sums are cut, ascending, ending with kNoCut
+  int32_t narrow = 0;             // y is bytes
 };
+
+constexpr int32_t kNoCut = INT32_MAX;
 
 // float32 rows of the last layer -> unit rows (or rows as they are) of the caller's type, and each row's status.
 struct FinishArgs {
@@ -53,6 +60,7 @@ struct FinishArgs {
   float* uncertainty;       // [rows] or null
   int64_t rows;
   unsigned char* status;  // [rows], RowStatus
+  int32_t ordered = 0;    // squares are summed in the one order that int8 has everywhere
 };
 
 }  // namespace fct::cuda

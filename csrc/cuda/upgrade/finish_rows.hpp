@@ -14,17 +14,32 @@ constexpr int kFinishRows = kFinishThreads / kWarpLanes;  // one warp a row
 // A norm below the smallest normal float counts as zero, as on the CPU.
 constexpr double kSmallestNorm = 0x1p-126;
 
+// In float64, where the square of a float is exact and none overflows: a finite sum says that all of the row is finite.
+FCT_DEVICE double square(float x) { return static_cast<double>(x) * static_cast<double>(x); }
+
+// The order of int8, on the CPU too (fct_fast/kernels/int8.py): column c into sum c mod 4, the last columns one by one.
+// All lanes of a warp; each sum is made eight times over, since its order leaves no more to share.
+FCT_DEVICE double ordered_squares(const float* x, int columns) {
+  const int whole = columns / 4 * 4;
+  double squares = 0.0;
+  for (int c = lane_index() % 4; c < whole; c += 4) squares += square(x[c]);
+  squares += shuffle_xor(squares, 1);
+  squares += shuffle_xor(squares, 2);
+  for (int c = whole; c < columns; ++c) squares += square(x[c]);
+  return squares;
+}
+
 template <typename Output>
 FCT_DEVICE void finish_row(const FinishArgs& args, int64_t row) {
   const float* const x = args.x + row * args.x_stride;
-  // In float64, where the square of no float overflows: a finite sum says that all of the row is finite.
   double squares = 0.0;
   bool fits = true;
   for (int c = lane_index(); c < args.columns; c += kWarpLanes) {
-    squares += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+    squares += square(x[c]);
     fits &= is_finite(narrowed<Output>(x[c]));
   }
-  squares = reduce_warp(squares, [](double a, double b) { return a + b; });
+  squares =
+      args.ordered ? ordered_squares(x, args.columns) : reduce_warp(squares, [](double a, double b) { return a + b; });
   fits = ballot(fits) == kAllLanes;
   const bool finite = is_finite(squares);
   const double norm = square_root(squares);

@@ -3,7 +3,9 @@
 #include "cuda/runtime.hpp"
 #include "cuda/upgrade/finish_rows.hpp"
 #include "cuda/upgrade/layer_ffma.hpp"
+#include "cuda/upgrade/layer_imma.hpp"
 #include "cuda/upgrade/layer_mma.hpp"
+#include "cuda/upgrade/layer_ordered.hpp"
 #include "cuda/upgrade/load_rows.hpp"
 
 namespace fct::cuda {
@@ -24,6 +26,18 @@ template <typename T>
 __global__ void __launch_bounds__(T::kThreads) upgrade_layer_ffma(const __grid_constant__ LayerArgs args) {
   extern __shared__ __align__(1024) unsigned char shared[];
   layer_ffma<T>(args, shared);
+}
+
+template <typename Output, typename T>
+__global__ void __launch_bounds__(T::kThreads) upgrade_layer_imma(const __grid_constant__ LayerArgs args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  layer_imma<Output, T>(args, shared);
+}
+
+template <typename Output, typename T>
+__global__ void __launch_bounds__(T::kThreads) upgrade_layer_ordered(const __grid_constant__ LayerArgs args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  layer_ordered<Output, T>(args, shared);
 }
 
 __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
@@ -87,6 +101,37 @@ void launch_ffma(const LayerArgs& args, TileName tile, cudaStream_t stream) {
   }
 }
 
+template <typename Output, typename T>
+void launch_imma(const LayerArgs& args, cudaStream_t stream) {
+  launch(upgrade_layer_imma<Output, T>, blocks<T>(args), T::kThreads, T::template kSharedBytes<Output>, args, stream,
+         "upgrade: a layer of bytes on tensor cores");
+}
+
+template <typename Output, typename T>
+void launch_ordered(const LayerArgs& args, cudaStream_t stream) {
+  launch(upgrade_layer_ordered<Output, T>, blocks<T>(args), T::kThreads, T::template kSharedBytes<Output>, args, stream,
+         "upgrade: a layer in float32 before bytes");
+}
+
+// A layer of int8.
+template <typename Output>
+void launch_int8(const LayerArgs& args, TileName tile, cudaStream_t stream) {
+  const bool bytes = args.scale != nullptr;
+  switch (tile) {
+    case TileName::wide:
+      if (!bytes) throw ShapeError("float32 has no wide tile");
+      return launch_imma<Output, WideTile>(args, stream);
+    case TileName::square:
+      return bytes ? launch_imma<Output, SquareTile>(args, stream)
+                   : launch_ordered<Output, Fp32SquareTile>(args, stream);
+    case TileName::narrow:
+      return bytes ? launch_imma<Output, NarrowTile>(args, stream)
+                   : launch_ordered<Output, Fp32NarrowTile>(args, stream);
+    case TileName::small:
+      return bytes ? launch_imma<Output, SmallTile>(args, stream) : launch_ordered<Output, Fp32SmallTile>(args, stream);
+  }
+}
+
 }  // namespace
 
 void StreamLauncher::clear(unsigned char* status, int64_t rows) {
@@ -102,6 +147,9 @@ void StreamLauncher::load(const LoadArgs& args, Dtype precision) {
 }
 
 void StreamLauncher::layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) {
+  if (args.scale != nullptr || args.cuts != nullptr) {
+    return args.narrow != 0 ? launch_int8<uint8_t>(args, tile, stream_) : launch_int8<float>(args, tile, stream_);
+  }
   if (precision == Dtype::f32) return launch_ffma(args, tile, stream_);
   if (precision == Dtype::f16) {
     return last ? launch_mma<Half, float>(args, tile, stream_) : launch_mma<Half, Half>(args, tile, stream_);

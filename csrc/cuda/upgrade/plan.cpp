@@ -19,18 +19,19 @@ int64_t up_to(int64_t value, int64_t multiple) { return ceil_div(value, multiple
 // The widest row that each buffer must hold, in bytes.
 class Widths {
  public:
-  explicit Widths(const TransformLayout& layout) : element_(size_of(layout.precision)) {}
-  Place place(Buffer buffer, int32_t columns) {
-    const int64_t bytes = columns * (buffer == Buffer::last ? 4 : element_);
+  explicit Widths(const TransformLayout& layout) : layout_(layout) {}
+  Place place(Buffer buffer, int32_t columns, bool as_bytes = false) {
+    const int64_t element = buffer == Buffer::last ? 4 : layout_.element_bytes(as_bytes);
+    const int64_t bytes = columns * element;
     int64_t& widest = widest_[static_cast<std::size_t>(buffer)];
     widest = std::max(widest, bytes);
-    return {.buffer = buffer, .first = 0, .stride = columns};
+    return {.buffer = buffer, .first = 0, .stride = columns, .element_bytes = static_cast<int32_t>(element)};
   }
   int64_t of(int buffer) const { return widest_[static_cast<std::size_t>(buffer)]; }
   int64_t row_bytes() const { return widest_[0] + widest_[1] + widest_[2] + widest_[3]; }
 
  private:
-  int64_t element_;
+  const TransformLayout& layout_;
   std::array<int64_t, kBuffers> widest_{};
 };
 
@@ -45,7 +46,8 @@ std::vector<Step> steps_of(const TransformLayout& layout, Widths& widths) {
   std::vector<Step> steps;
   int32_t concat = 0;
   for (const BranchLayout& branch : layout.branches) concat += branch.columns;
-  Place target = widths.place(Buffer::ping, concat);
+  const Place joined = widths.place(Buffer::ping, concat, layout.trunk.front().reads_bytes);
+  Place target = joined;
   for (const BranchLayout& branch : layout.branches) {
     if (branch.layers.empty()) {
       steps.push_back(load_step(branch.reads_side, target));
@@ -55,20 +57,21 @@ std::vector<Step> steps_of(const TransformLayout& layout, Widths& widths) {
       for (std::size_t i = 0; i < branch.layers.size(); ++i) {
         const bool ends = i + 1 == branch.layers.size();
         // Hidden layers alternate between pong and input, whose rows are free once they were read.
-        const Place y =
-            ends ? target : widths.place(i % 2 == 0 ? Buffer::pong : Buffer::input, branch.layers[i].columns);
-        steps.push_back(layer_step(branch.layers[i], x, y));
+        const LayerLayout& layer = branch.layers[i];
+        const Buffer free = i % 2 == 0 ? Buffer::pong : Buffer::input;
+        const Place y = ends ? target : widths.place(free, layer.columns, layer.writes_bytes);
+        steps.push_back(layer_step(layer, x, y));
         x = y;
       }
     }
     target.first += branch.columns;
   }
-  Place x = widths.place(Buffer::ping, concat);
+  Place x = joined;
   for (std::size_t i = 0; i < layout.trunk.size(); ++i) {
     const LayerLayout& layer = layout.trunk[i];
     const bool ends = i + 1 == layout.trunk.size();
     const Buffer buffer = ends ? Buffer::last : i % 2 == 0 ? Buffer::pong : Buffer::ping;
-    const Place y = widths.place(buffer, layer.columns);
+    const Place y = widths.place(buffer, layer.columns, layer.writes_bytes);
     steps.push_back(layer_step(layer, x, y));
     x = y;
   }
@@ -96,6 +99,11 @@ TileName choose_tile(Dtype precision, int64_t rows, int64_t columns, const Devic
   return best->name;
 }
 
+// Whose tiles a layer has.
+Dtype tiles_for(const TransformLayout& layout, const LayerLayout& layer) {
+  return layer.reads_bytes ? Dtype::f16 : layout.precision;
+}
+
 void check(const DeviceFacts& device) {
   if (device.compute < kMinCompute) {
     throw DeviceError("the device has compute capability " + std::to_string(device.compute / 10) + "." +
@@ -104,8 +112,9 @@ void check(const DeviceFacts& device) {
   if (device.multiprocessors < 1) throw DeviceError("the device has no multiprocessors");
 }
 
-const char* text_of(Dtype precision) {
-  return precision == Dtype::f32 ? "fp32" : precision == Dtype::f16 ? "fp16" : "bf16";
+const char* text_of(const TransformLayout& layout) {
+  if (layout.int8) return "int8";
+  return layout.precision == Dtype::f32 ? "fp32" : layout.precision == Dtype::f16 ? "fp16" : "bf16";
 }
 
 std::string text_of(const Place& place) {
@@ -153,21 +162,22 @@ UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& devic
   }
   for (Step& step : plan.steps) {
     if (step.kind == Step::Kind::layer)
-      step.tile = choose_tile(layout.precision, plan.chunk_rows, step.layer.columns, device);
+      step.tile = choose_tile(tiles_for(layout, step.layer), plan.chunk_rows, step.layer.columns, device);
   }
   return plan;
 }
 
 std::string UpgradePlan::text() const {
   std::ostringstream out;
-  out << text_of(layout.precision) << ", " << rows << " rows in chunks of " << chunk_rows << ", scratch "
-      << scratch_bytes << " bytes, weights " << layout.bytes << " bytes\n";
+  out << text_of(layout) << ", " << rows << " rows in chunks of " << chunk_rows << ", scratch " << scratch_bytes
+      << " bytes, weights " << layout.bytes << " bytes\n";
   for (const Step& step : steps) {
     if (step.kind == Step::Kind::load) {
       out << "load " << (step.reads_side ? "side" : "old") << " -> " << text_of(step.y) << "\n";
     } else if (step.kind == Step::Kind::layer) {
-      const TileFacts tile = tile_of(layout.precision, step.tile);
-      out << "layer " << step.layer.depth << " -> " << step.layer.columns << (step.layer.relu ? " relu" : "") << ", "
+      const TileFacts tile = tile_of(tiles_for(layout, step.layer), step.tile);
+      out << "layer " << step.layer.depth << " -> " << step.layer.columns << (step.layer.relu ? " relu" : "")
+          << (step.layer.reads_bytes ? " bytes" : "") << (step.layer.writes_bytes ? " to bytes" : "") << ", "
           << text_of(step.x) << " -> " << text_of(step.y) << ", tile " << tile.text << " " << tile.rows << "x"
           << tile.columns << ", " << tile.stages << " stages, " << tile.shared_bytes << " bytes shared, "
           << blocks_of(tile, chunk_rows, step.layer.columns) << " blocks of " << tile.threads << "\n";

@@ -23,6 +23,7 @@ struct Place {
   Buffer buffer = Buffer::input;
   int32_t first = 0;
   int32_t stride = 0;
+  int32_t element_bytes = 0;
 };
 
 struct Step {
@@ -50,7 +51,7 @@ struct UpgradePlan {
 // fits.
 UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit);
 
-// The tiles of a precision, widest first, and the facts of one of them.
+// The tiles of a precision, widest first, and the facts of one of them. In int8, layers on bytes have those of 16 bit.
 std::vector<TileFacts> tiles_of(Dtype precision);
 TileFacts tile_of(Dtype precision, TileName name);
 

@@ -30,8 +30,13 @@ class ChunkRun {
 
  private:
   unsigned char* at(const Place& place) const {
-    const int64_t element = place.buffer == Buffer::last ? 4 : size_of(plan_.layout.precision);
-    return run_.scratch + plan_.buffer_at[static_cast<std::size_t>(place.buffer)] + place.first * element;
+    return run_.scratch + plan_.buffer_at[static_cast<std::size_t>(place.buffer)] +
+           int64_t{place.first} * place.element_bytes;
+  }
+
+  template <typename T>
+  const T* weights_at(int64_t at) const {
+    return reinterpret_cast<const T*>(run_.weights + at);
   }
 
   template <typename Pointer>
@@ -55,17 +60,21 @@ class ChunkRun {
   void layer(const Step& step) {
     const bool last = step.y.buffer == Buffer::last;
     const bool narrow = !last && plan_.layout.precision != Dtype::f32;
+    const bool cut = plan_.layout.int8 && !step.layer.reads_bytes;
     launcher_.layer({.x = at(step.x),
                      .x_stride = step.x.stride,
                      .weight = run_.weights + step.layer.weight_at,
-                     .bias = reinterpret_cast<const float*>(run_.weights + step.layer.bias_at),
+                     .bias = weights_at<float>(step.layer.bias_at),
                      .y = at(step.y),
                      .y_stride = step.y.stride,
                      .rows = rows_,
                      .depth = step.layer.depth,
                      .columns = step.layer.columns,
                      .relu = step.layer.relu,
-                     .status = narrow ? status_ : nullptr},
+                     .status = narrow ? status_ : nullptr,
+                     .scale = step.layer.reads_bytes ? weights_at<float>(step.layer.scale_at) : nullptr,
+                     .cuts = cut ? weights_at<int32_t>(step.layer.cuts_at) : nullptr,
+                     .narrow = step.layer.writes_bytes},
                     plan_.layout.precision, step.tile, last);
   }
 
@@ -80,7 +89,8 @@ class ChunkRun {
                       .has_uncertainty = plan_.layout.uncertainty,
                       .uncertainty = run_.uncertainty == nullptr ? nullptr : run_.uncertainty + first_,
                       .rows = rows_,
-                      .status = status_});
+                      .status = status_,
+                      .ordered = plan_.layout.int8});
   }
 
   const UpgradePlan& plan_;

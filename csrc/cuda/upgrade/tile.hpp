@@ -22,10 +22,10 @@ struct Tile {
   static constexpr int kStages = Stages;
   static constexpr int kThreads = 32 * WarpRows * WarpColumns * WarpDepths;
   static constexpr int kStageBytes = (Rows + Columns) * kStepBytes;
-  // Staging of outputs: rows padded so that a warp's stores fall into different banks.
+  // Staging of outputs: rows padded by whole chunks so that a warp's stores fall into different banks.
   template <typename Output>
   static constexpr int kOutputStride =
-      Columns * static_cast<int>(sizeof(Output)) + 8 * static_cast<int>(sizeof(Output));
+      Columns * static_cast<int>(sizeof(Output)) + (sizeof(Output) == 1 ? 16 : 8 * static_cast<int>(sizeof(Output)));
   static constexpr int kSumBytes = WarpDepths > 1 ? WarpDepths * Rows * Columns * 4 : 0;
   template <typename Output>
   static constexpr int kEpilogueBytes = Rows * kOutputStride<Output> + kSumBytes;
@@ -46,6 +46,8 @@ using Fp32SquareTile = Tile<128, 128, 2, 4, 1, 2>;
 using Fp32NarrowTile = Tile<64, 64, 2, 4, 1, 3>;
 using Fp32SmallTile = Tile<16, 32, 2, 4, 1, 4>;
 
+// int8 takes the tiles of its layers' element: tensor-core ones on bytes, whose steps are the same 128 bytes of depth,
+// and float32 ones for what reads float32.
 enum class TileName : int32_t { wide = 0, square = 1, narrow = 2, small = 3 };
 
 // `rate` is the share of a multiprocessor's best rate that a tile is predicted to reach; nothing was measured yet.

@@ -29,26 +29,39 @@ Dtype dtype_of(int32_t code, const char* name) {
   return static_cast<Dtype>(code);
 }
 
+constexpr int32_t kInt8 = 3;  // FctCudaTransform::precision
+
 TransformSource source_of(const FctCudaTransform& transform) {
+  const bool int8 = transform.precision == kInt8;
   TransformSource source{.old_dim = transform.old_dim,
                          .side_dim = transform.side_dim,
                          .new_dim = transform.new_dim,
                          .normalize = transform.normalize != 0,
                          .uncertainty = transform.uncertainty != 0,
-                         .precision = Precision::fp32,
+                         .precision = int8 ? Precision::int8 : Precision::fp32,
                          .branches = {},
                          .trunk = {}};
   const FctCudaLayer* next = transform.layers;
-  const auto take = [&next](int64_t count) {
+  const auto take = [&next, int8](int64_t count) {
     std::vector<LayerSource> layers;
-    for (int64_t i = 0; i < count; ++i, ++next)
+    for (int64_t i = 0; i < count; ++i, ++next) {
       layers.push_back({next->weight, next->bias, next->in_dim, next->out_dim, next->relu != 0});
+      if (!int8) continue;
+      layers.back().quantized = next->quantized;
+      layers.back().scale = next->scale;
+      layers.back().narrow = next->narrow != 0;
+    }
     return layers;
   };
   for (int32_t b = 0; b < transform.branches; ++b)
     source.branches.push_back({transform.branch_reads_side[b] != 0, take(transform.branch_layers[b])});
   source.trunk = take(transform.trunk_layers);
   return source;
+}
+
+// Of what is not bytes.
+Dtype precision_of(const FctCudaTransform& transform) {
+  return transform.precision == kInt8 ? Dtype::f32 : dtype_of(transform.precision, "precision");
 }
 
 // Memory of a stream's order: freed when the work before it is done.
@@ -260,7 +273,7 @@ int32_t fct_cuda_upgrade_create(const FctCudaTransform* transform, int32_t devic
     const fct::TransformSource source = source_of(*transform);
     auto made = std::make_unique<FctCudaUpgrade>();
     made->device = device;
-    made->layout = layout_of(source, dtype_of(transform->precision, "precision"));
+    made->layout = layout_of(source, precision_of(*transform));
     std::vector<unsigned char> block(static_cast<std::size_t>(made->layout.bytes));
     pack_transform(source, made->layout, block.data());
     made->facts = facts_of(device);

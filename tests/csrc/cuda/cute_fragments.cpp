@@ -49,11 +49,52 @@ void check() {
   }
 }
 
+// m16n8k32 of unsigned and signed bytes.
+void check_bytes() {
+  using Traits = cute::MMA_Traits<cute::SM80_16x8x32_S32U8S8S32_TN>;
+  uint8_t a[16][32];
+  int8_t w[8][32];
+  std::mt19937 random(1);
+  for (auto& row : a) {
+    for (uint8_t& x : row) x = static_cast<uint8_t>(random());
+  }
+  for (auto& row : w) {
+    for (int8_t& x : row) x = static_cast<int8_t>(random());
+  }
+  int32_t result[16][8];
+  fct::shim::launch({.blocks = 1, .threads = 32, .shared_bytes = 0, .seed = 1}, [&](unsigned char*) {
+    const int lane = fct::cuda::lane_index();
+    uint32_t fa[4] = {}, fb[2] = {};
+    for (int v = 0; v < 16; ++v) {
+      const int index = typename Traits::ALayout{}(lane, v);
+      fa[v / 4] |= static_cast<uint32_t>(a[index % 16][index / 16]) << v % 4 * 8;
+    }
+    for (int v = 0; v < 8; ++v) {
+      const int index = typename Traits::BLayout{}(lane, v);
+      fb[v / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(w[index % 8][index / 8])) << v % 4 * 8;
+    }
+    int32_t c[4] = {};
+    fct::cuda::mma_16832(c, fa, fb[0], fb[1]);
+    for (int v = 0; v < 4; ++v) {
+      const int index = typename Traits::CLayout{}(lane, v);
+      result[index % 16][index / 16] = c[v];
+    }
+  });
+  for (int m = 0; m < 16; ++m) {
+    for (int n = 0; n < 8; ++n) {
+      int32_t sum = 0;
+      for (int k = 0; k < 32; ++k) sum += a[m][k] * w[n][k];
+      CHECK(sum == result[m][n]);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   check<Half, cute::SM80_16x8x16_F32F16F16F32_TN>();
   check<Bfloat, cute::SM80_16x8x16_F32BF16BF16F32_TN>();
+  check_bytes();
   std::puts("fragments agree with CuTe");
   return 0;
 }

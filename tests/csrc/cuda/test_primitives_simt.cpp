@@ -65,6 +65,42 @@ void check_mma() {
   }
 }
 
+// The same of bytes, exact.
+void check_mma_bytes() {
+  uint8_t a[16][32];
+  int8_t w[8][32];
+  std::mt19937 random(1);
+  for (auto& row : a) {
+    for (uint8_t& x : row) x = static_cast<uint8_t>(random());
+  }
+  for (auto& row : w) {
+    for (int8_t& x : row) x = static_cast<int8_t>(random());
+  }
+  int32_t result[16][8];
+  launch({.blocks = 1, .threads = 32, .shared_bytes = 768, .seed = 4}, [&](unsigned char* shared) {
+    if (thread_index() == 0) {
+      std::memcpy(shared, a, 512);
+      std::memcpy(shared + 512, w, 256);
+    }
+    sync_warp();
+    const int lane = lane_index();
+    uint32_t fa[4], fb[4];
+    load_matrix_x4(fa, shared + lane % 16 * 32 + lane / 16 * 16);
+    load_matrix_x4(fb, shared + 512 + lane % 8 * 32 + lane / 8 % 2 * 16);
+    int32_t sums[4] = {1, 20, 300, 4000};
+    mma_16832(sums, fa, fb[0], fb[1]);
+    for (int i = 0; i < 4; ++i) result[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = sums[i];
+  });
+  const int32_t first[2][2] = {{1, 20}, {300, 4000}};
+  for (int i = 0; i < 16; ++i) {
+    for (int n = 0; n < 8; ++n) {
+      int32_t sum = first[i / 8][n % 2];
+      for (int k = 0; k < 32; ++k) sum += a[i][k] * w[n][k];
+      CHECK(sum == result[i][n]);
+    }
+  }
+}
+
 void check_warp() {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     launch({.blocks = 3, .threads = 64, .shared_bytes = 0, .seed = seed}, [](unsigned char*) {
@@ -194,6 +230,7 @@ void check_numbers() {
 int main() {
   check_mma<Half>();
   check_mma<Bfloat>();
+  check_mma_bytes();
   check_warp();
   check_grid();
   check_what_the_shim_sees();
