@@ -105,6 +105,7 @@ void bind_upgrade(py::module_& module) {
   module.def("pack", pack);
   module.def("upgrade", upgrade_arrays);
   module.def("has_vnni", has_vnni);
+  module.def("has_amx", has_amx);
   module.def("peak_rate", peak_of);
   module.def("has_bf16", [](const std::string& level) { return bf16_kernels_of(level_from_name(level)) != nullptr; });
 }

@@ -2,10 +2,39 @@
 
 #include <cstdlib>
 
+#if defined(FCT_X86_LEVELS) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "core/error.hpp"
 
 namespace fct {
 namespace {
+
+#if defined(FCT_X86_LEVELS)
+bool is_on(const char* name) {
+  const char* const value = std::getenv(name);
+  return value != nullptr && std::string_view(value) == "1";
+}
+
+// Linux gives a process the tile registers on demand, and then all its threads have them.
+bool amx_permitted() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // the XSAVE component
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+// Asked once a process.
+bool amx_on() {
+  static const bool on = is_on("FCT_FAST_AMX_UNVERIFIED") && has_amx() && amx_permitted();
+  return on;
+}
+#endif
 
 bool cpu_runs(CpuLevel level) {
 #if defined(FCT_X86_LEVELS)
@@ -19,6 +48,8 @@ bool cpu_runs(CpuLevel level) {
     case CpuLevel::avx512:
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case CpuLevel::amx:
+      return amx_on();
   }
   return false;
 #else
@@ -26,7 +57,7 @@ bool cpu_runs(CpuLevel level) {
 #endif
 }
 
-constexpr CpuLevel kAllLevels[] = {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512};
+constexpr CpuLevel kAllLevels[] = {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::amx};
 
 std::string joined(const std::vector<CpuLevel>& levels) {
   std::string text;
@@ -44,6 +75,8 @@ std::string_view name_of(CpuLevel level) {
       return "avx2";
     case CpuLevel::avx512:
       return "avx512";
+    case CpuLevel::amx:
+      return "amx";
   }
   return "unknown";
 }
@@ -68,6 +101,11 @@ CpuLevel level_from_name(std::string_view name) {
   for (CpuLevel level : usable) {
     if (name == name_of(level)) return level;
   }
+  if (name == name_of(CpuLevel::amx) && has_amx()) {
+    throw DeviceError(source +
+                      " asks for 'amx', which is off, since it has not been verified on such a processor yet; "
+                      "FCT_FAST_AMX_UNVERIFIED=1 turns it on where the system permits it");
+  }
   for (CpuLevel level : kAllLevels) {
     if (name == name_of(level)) {
       throw DeviceError(source + " asks for '" + std::string(name) + "', which this machine cannot run; it runs " +
@@ -79,7 +117,7 @@ CpuLevel level_from_name(std::string_view name) {
 
 const KernelTable& kernels_of(CpuLevel level) {
 #if defined(FCT_X86_LEVELS)
-  if (level == CpuLevel::avx512) return kAvx512Kernels;
+  if (level >= CpuLevel::avx512) return kAvx512Kernels;
   if (level == CpuLevel::avx2) return kAvx2Kernels;
 #endif
   (void)level;
@@ -88,6 +126,7 @@ const KernelTable& kernels_of(CpuLevel level) {
 
 const Bf16Table* bf16_kernels_of(CpuLevel level) {
 #if defined(FCT_X86_LEVELS)
+  if (level == CpuLevel::amx && cpu_runs(level)) return &kAmxBf16Kernels;
   if (level == CpuLevel::avx512 && cpu_runs(level) && __builtin_cpu_supports("avx512bf16")) return &kAvx512Bf16Kernels;
 #endif
   (void)level;
@@ -102,12 +141,19 @@ bool has_vnni() {
 #endif
 }
 
+bool has_amx() {
+#if defined(FCT_X86_LEVELS)
+  return cpu_runs(CpuLevel::avx512) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-tile") &&
+         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8");
+#else
+  return false;
+#endif
+}
+
 const Int8Table& int8_kernels_of(CpuLevel level) {
 #if defined(FCT_X86_LEVELS)
-  const char* const on = std::getenv("FCT_FAST_VNNI_UNVERIFIED");
-  if (level == CpuLevel::avx512 && on != nullptr && std::string_view(on) == "1" && has_vnni()) {
-    return kAvx512VnniInt8Kernels;
-  }
+  if (level == CpuLevel::amx && cpu_runs(level)) return kAmxInt8Kernels;
+  if (level == CpuLevel::avx512 && is_on("FCT_FAST_VNNI_UNVERIFIED") && has_vnni()) return kAvx512VnniInt8Kernels;
   if (level >= CpuLevel::avx2) return kAvx2Int8Kernels;
 #endif
   (void)level;

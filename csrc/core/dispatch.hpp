@@ -9,7 +9,9 @@
 
 namespace fct {
 
-enum class CpuLevel { scalar = 0, avx2 = 1, avx512 = 2 };
+// amx is avx512 but for its bf16 and int8 products. It has not run on such a CPU yet: it is usable only with
+// FCT_FAST_AMX_UNVERIFIED=1. A level of its own, since its bits in bf16 are not those of avx512.
+enum class CpuLevel { scalar = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 std::string_view name_of(CpuLevel level);
 
@@ -29,5 +31,8 @@ const Bf16Table* bf16_kernels_of(CpuLevel level);
 // yet, so level avx512 takes the AVX2 kernels unless FCT_FAST_VNNI_UNVERIFIED=1 and the CPU has it.
 const Int8Table& int8_kernels_of(CpuLevel level);
 bool has_vnni();
+
+// Whether the CPU and its system have what level amx needs, turned on or not.
+bool has_amx();
 
 }  // namespace fct

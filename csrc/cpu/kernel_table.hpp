@@ -174,8 +174,10 @@ extern const KernelTable kScalarKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
 extern const Bf16Table kAvx512Bf16Kernels;
+extern const Bf16Table kAmxBf16Kernels;
 extern const Int8Table kScalarInt8Kernels;
 extern const Int8Table kAvx2Int8Kernels;
 extern const Int8Table kAvx512VnniInt8Kernels;
+extern const Int8Table kAmxInt8Kernels;
 
 }  // namespace fct

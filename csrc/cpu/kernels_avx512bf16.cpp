@@ -5,6 +5,7 @@
 // Reduction order of one y[r][c]: pairs ascending, whatever the tile, block or thread.
 #include <immintrin.h>
 
+#include "cpu/finish_bf16_avx512.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace fct {
@@ -43,18 +44,7 @@ void run_tile(const Bf16TileArgs& args, int64_t row, int64_t panel) {
 #pragma GCC unroll 32
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 32
-    for (int c = 0; c < Panels; ++c) {
-      __m512 total = _mm512_add_ps(sum[r][c], _mm512_loadu_ps(args.bias + (panel + c) * kPanelWidth));
-      // max(x, 0) that lets NaN pass.
-      if (args.relu) total = _mm512_max_ps(_mm512_setzero_ps(), total);
-      const int64_t at = (row + r) * args.y_stride + (panel + c) * kPanelWidth;
-      if (args.narrow) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(args.y) + at),
-                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(total)));
-      } else {
-        _mm512_storeu_ps(static_cast<float*>(args.y) + at, total);
-      }
-    }
+    for (int c = 0; c < Panels; ++c) finish(args, row + r, panel + c, sum[r][c]);
   }
 }
 
@@ -86,21 +76,6 @@ void tile(const Bf16TileArgs* args) {
       // With one row tile a panel is used once: the hardware streams it well enough alone.
       if (row_tiles > 1) prefetch_share(next, lines, r / kTileRows, row_tiles);
       pick_tile<kTileRows, kTilePanels>(*args, r, p);
-    }
-  }
-}
-
-void narrow(const Bf16NarrowArgs* args) {
-  for (int64_t r = 0; r < args->rows; ++r) {
-    const float* const x = args->x + r * args->x_stride;
-    uint16_t* const y = args->y + r * args->y_stride;
-    for (int64_t c = 0; c < args->padded_cols; c += 16) {
-      const int64_t left = args->cols - c;
-      const __mmask16 in = left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
-      const int64_t room = args->padded_cols - c;
-      const __mmask16 out = room >= 16 ? 0xffff : static_cast<__mmask16>((1u << room) - 1);
-      const __m512 values = _mm512_maskz_loadu_ps(in, x + c);
-      _mm256_mask_storeu_epi16(y + c, out, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)));
     }
   }
 }

@@ -3,6 +3,7 @@
 // A register tile is 6 rows by 4 panels, laid out as in bfloat16. What is computed is defined in cpu/kernel_table.hpp.
 #include <immintrin.h>
 
+#include "cpu/finish_int8_avx512.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace fct {
@@ -11,12 +12,6 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int64_t kQuadWidth = 4 * kPanelWidth;  // bytes of a depth quad in a panel: one cache line
-
-// vmaxps returns its second operand where either is NaN; the conversion rounds half to even.
-void store_narrow(__m512 y, uint8_t* target) {
-  const __m512 clamped = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(clamped)));
-}
 
 template <int Rows, int Panels>
 void run_tile(const Int8TileArgs& args, int64_t row, int64_t panel) {
@@ -48,18 +43,7 @@ void run_tile(const Int8TileArgs& args, int64_t row, int64_t panel) {
 #pragma GCC unroll 32
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 32
-    for (int c = 0; c < Panels; ++c) {
-      const int64_t first = (panel + c) * kPanelWidth;
-      const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), _mm512_loadu_ps(args.scale + first));
-      __m512 y = _mm512_add_ps(product, _mm512_loadu_ps(args.bias + first));
-      const int64_t at = (row + r) * args.y_stride + first;
-      if (args.narrow) {
-        store_narrow(y, static_cast<uint8_t*>(args.y) + at);
-      } else {
-        if (args.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // NaN passes
-        _mm512_storeu_ps(static_cast<float*>(args.y) + at, y);
-      }
-    }
+    for (int c = 0; c < Panels; ++c) finish(args, row + r, panel + c, sum[r][c]);
   }
 }
 
@@ -90,15 +74,6 @@ void tile(const Int8TileArgs* args) {
       if (row_tiles > 1) prefetch_share(next, lines, r / kTileRows, row_tiles);
       pick_tile<kTileRows, kTilePanels>(*args, r, p);
     }
-  }
-}
-
-void narrow(const Int8NarrowArgs* args) {
-  for (int64_t r = 0; r < args->rows; ++r) {
-    const float* const x = args->x + r * args->x_stride;
-    uint8_t* const y = args->y + r * args->y_stride;
-    for (int64_t c = 0; c < args->panel_count * kPanelWidth; c += kPanelWidth)
-      store_narrow(_mm512_loadu_ps(x + c), y + c);
   }
 }
 

@@ -88,6 +88,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, object]]:
             ("threads", kernels["threads"]),
             ("cuda", kernels["cuda"]),
             ("vnni", kernels["vnni"]),
+            ("amx", kernels["amx"]),
         ]
     test = report["self_test"]
     if test:

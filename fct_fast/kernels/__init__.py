@@ -16,7 +16,16 @@ from typing import Any
 
 from fct_fast.errors import ConfigError, DeviceError
 
-__all__ = ["KERNEL_VERSION", "MAX_THREADS", "VNNI_SWITCH", "capabilities", "native", "resolve_level", "usable_threads"]
+__all__ = [
+    "AMX_SWITCH",
+    "KERNEL_VERSION",
+    "MAX_THREADS",
+    "VNNI_SWITCH",
+    "capabilities",
+    "native",
+    "resolve_level",
+    "usable_threads",
+]
 
 # Raised when a change of a kernel changes the bits of any result: a job that was begun with another version is not
 # resumed.
@@ -26,6 +35,9 @@ MAX_THREADS = 1024
 
 # int8 by AVX-512 VNNI is off unless this is 1 (csrc/core/dispatch.cpp). Its bits are those of every other level.
 VNNI_SWITCH = "FCT_FAST_VNNI_UNVERIFIED"
+
+# Level amx is not usable unless this is 1. Its bits in bf16 are its own, so a job's ledger tells it from avx512.
+AMX_SWITCH = "FCT_FAST_AMX_UNVERIFIED"
 
 
 @functools.cache
@@ -78,6 +90,7 @@ def capabilities() -> dict[str, Any]:
         "compiler": module.compiler,
         "cuda": cuda_text(),
         "vnni": _vnni_text(),
+        "amx": _amx_text(),
     }
 
 
@@ -88,3 +101,14 @@ def _vnni_text() -> str:
     if os.environ.get(VNNI_SWITCH) == "1":
         return "turned on for int8 at level avx512, though not verified on such a processor yet"
     return f"there, but no int8 kernel was verified on such a processor yet, so it is off; {VNNI_SWITCH}=1 turns it on"
+
+
+def _amx_text() -> str:
+    """The state of the AMX kernels of bf16 and int8 in one sentence."""
+    if not native().has_amx():
+        return "not on this machine"
+    if "amx" in native().usable_levels():
+        return "turned on as level amx for bf16 and int8, though not verified on such a processor yet"
+    if os.environ.get(AMX_SWITCH) == "1":
+        return "there, but the operating system does not permit it to this process"
+    return f"there, but no kernel was verified on such a processor yet, so it is off; {AMX_SWITCH}=1 turns it on"

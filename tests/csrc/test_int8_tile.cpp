@@ -105,7 +105,7 @@ void narrow_rounds_and_clamps(const Int8Table& kernels) {
 
 void check_kernels(const Int8Table& kernels) {
   uint32_t seed = 0;
-  for (int64_t rows : {1, 2, 5, 6, 7, 13}) {
+  for (int64_t rows : {1, 2, 5, 6, 7, 13, 17, 33, 50}) {
     for (int64_t depth : {1, 3, 17, 256, 257}) {
       for (int64_t columns : {1, 16, 17, 64, 65, 100}) {
         for (Fill fill : {Fill::random, Fill::alternating}) check_case(kernels, {rows, depth, columns, fill}, ++seed);

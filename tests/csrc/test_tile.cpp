@@ -122,6 +122,37 @@ void load_widens_and_judges(const KernelTable& kernels) {
   }
 }
 
+void load_widens_exactly(const KernelTable& kernels) {
+  for (Dtype dtype : {Dtype::f16, Dtype::bf16}) {
+    constexpr int64_t kCols = 37;
+    Guarded<uint16_t> source(kCols);
+    Guarded<float> target(kCols);
+    unsigned char finite;
+    // Normal, subnormal and largest values of both signs, other ones in each lane.
+    for (int64_t i = 0; i < kCols; ++i) {
+      source[i] = static_cast<uint16_t>((i % 2 ? 0x8000 : 0) | (i * 0x6f1 + (i < 9 ? 0 : 7)) % 0x7bff);
+    }
+    const LoadArgs args{.source = reinterpret_cast<unsigned char*>(source.data()),
+                        .dtype = static_cast<int32_t>(dtype),
+                        .source_stride = kCols,
+                        .rows = 1,
+                        .cols = kCols,
+                        .target = target.data(),
+                        .target_stride = kCols,
+                        .finite = &finite};
+    kernels.load(&args);
+    CHECK(finite == 1);
+    for (int64_t i = 0; i < kCols; ++i) {
+      const bool half = dtype == Dtype::f16;
+      const int exponent = half ? source[i] >> 10 & 31 : source[i] >> 7 & 255, bias = half ? 24 : 133;
+      const int fraction = half ? source[i] & 1023 : source[i] & 127, one = half ? 1024 : 128;
+      const double magnitude =
+          exponent == 0 ? std::ldexp(fraction, -bias) : std::ldexp(one + fraction, exponent - 1 - bias);
+      CHECK(target[i] == (source[i] & 0x8000 ? -magnitude : magnitude));
+    }
+  }
+}
+
 // Against a plain loop: rows of any stride, tails in both directions, nothing read or written outside.
 void pack_turns_rows(const KernelTable& kernels) {
   for (int64_t rows : {1, 15, 16, 17, 32, 50}) {
@@ -173,6 +204,7 @@ int main() {
     nan_passes_relu(kernels);
     filter_keeps_order(kernels);
     load_widens_and_judges(kernels);
+    load_widens_exactly(kernels);
     pack_turns_rows(kernels);
     scale_rounds_once(kernels);
   }

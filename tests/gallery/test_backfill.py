@@ -26,9 +26,10 @@ from gallery_support import (
     tree_digest,
 )
 
-from fct_fast import errors
+from fct_fast import errors, kernels, upgrader
 from fct_fast.bundle import write_bundle
 from fct_fast.gallery import Job, backfill, plan_backfill, write_space
+from fct_fast.kernels import native
 from fct_fast.space import SpaceFingerprint
 from fct_fast.spec import Branch, Layer, TransformSpec
 from fct_fast.upgrader import Upgrader
@@ -418,6 +419,35 @@ def test_resume_runs_at_the_recorded_level(tmp_path: Path) -> None:
         report = backfill(stored.source, sink, stored.up.at_level(second), shard_rows=100)
         assert report.level == first
         assert np.array_equal(np.load(sink), stored.up.at_level(first)(stored.rows.old, stored.rows.side))
+
+
+class WithAmx:
+    """The compiled module of a machine that has level amx; it computes at the scalar level."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(native(), name)
+
+    def resolve_level(self, name: str) -> str:
+        return name if name == "amx" else str(native().resolve_level(name))
+
+    def upgrade(self, packed: Any, level: str, *rest: Any) -> None:
+        native().upgrade(packed, "scalar" if level == "amx" else level, *rest)
+
+
+@pytest.mark.skipif("amx" in native().usable_levels(), reason="level amx is turned on")
+def test_a_job_begun_at_level_amx_never_goes_on_at_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bits in bf16 are its own; where it is off or missing, the job waits, and nothing is written."""
+    stored, sink = store(tmp_path), tmp_path / "new.npy"
+    with monkeypatch.context() as other:
+        other.setattr(kernels, "native", WithAmx)
+        other.setattr(upgrader, "native", WithAmx)
+        with pytest.raises(Stopped):
+            backfill(stored.source, sink, stored.up.at_level("amx"), shard_rows=100, progress=stop_after(4))
+    with pytest.raises(errors.DeviceError, match="asks for 'amx'"):
+        backfill(stored.source, sink, stored.up, shard_rows=100)
+    monkeypatch.setattr(kernels, "native", WithAmx)
+    monkeypatch.setattr(upgrader, "native", WithAmx)
+    assert backfill(stored.source, sink, stored.up, shard_rows=100).level == "amx"
 
 
 # Damage

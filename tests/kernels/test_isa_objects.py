@@ -22,6 +22,8 @@ FLAGS = {
     "int8_scalar": [],
     "int8_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "int8_avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+    "amxbf16": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "int8_amx": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mamx-tile", "-mamx-int8"],
 }
 # A multiply-add of the inner loop. The int8 tile of AVX2 multiplies twice for each sum: even bytes, odd bytes.
 PRODUCT = re.compile("vfmadd|vdpbf16|vpmaddwd|vpdpbusd")
@@ -90,6 +92,28 @@ def test_the_largest_tile_keeps_its_sums_in_registers(
     for body in tiles:
         stack = [line for line in body if register in line and re.search(r"\(%r[sb]p", line)]
         assert not stack, stack
+
+
+@pytest.mark.parametrize(("level", "product"), [("amxbf16", "tdpbf16ps"), ("int8_amx", "tdpbusd")])
+def test_the_largest_amx_tile_multiplies_as_often_as_it_loads(level: str, product: str, tmp_path: Path) -> None:
+    """Two tiles of rows by two panels: four loads, four products, all of different tiles, and no access to the stack;
+    the peak is the products alone."""
+    compiled = compile_level(level, "-O2", tmp_path / "kernels.o")
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(compiled)], capture_output=True, text=True, check=True
+    ).stdout
+    loops = [body for body in inner_loops(text) if sum(line.startswith(product) for line in body) == 4]
+    peaks = [body for body in loops if not any("(%r" in line for line in body)]
+    assert len(peaks) == 1, f"no loop of four {product} alone"
+    tiles = [body for body in loops if body not in peaks]
+    assert tiles, f"no loop with four {product} and their loads"
+    for body in tiles:
+        loaded = [line.split("%")[-1] for line in body if line.startswith("tileloadd")]
+        assert sorted(loaded) == ["tmm4", "tmm5", "tmm6", "tmm7"], body
+    for body in loops:
+        sums = [line.split("%")[-1] for line in body if line.startswith(product)]
+        assert sorted(sums) == ["tmm0", "tmm1", "tmm2", "tmm3"], body
+        assert not [line for line in body if re.search(r"\(%r[sb]p", line)], body
 
 
 def inner_loops(disassembly: str) -> list[list[str]]:
