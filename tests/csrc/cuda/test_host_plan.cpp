@@ -73,6 +73,23 @@ void check_link() {
   CHECK(plan.side_at == 16384 * 128 * 2);
 }
 
+// Kernels chosen as for many rows are of one family however few rows there are.
+void check_family() {
+  const auto family = [](Dtype precision, int64_t rows, int64_t like_rows) {
+    return plan_upgrade(layout(128, 128, 128, precision), kDevice, rows, 2048 * kMiB, like_rows).family();
+  };
+  for (Dtype precision : {Dtype::f16, Dtype::bf16}) {
+    CHECK(family(precision, 100000, 0) == "layers");
+    CHECK(family(precision, 1, 0) == "layers small:0,1,2,3");
+    for (int64_t rows : {1, 100, 5000, 1000000}) CHECK(family(precision, rows, 1 << 17) == "layers");
+    const HostShape few{.rows = 3, .like_rows = 1 << 17};
+    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, few, 2048 * kMiB).chunk.family() == "layers");
+    // By the whole call's rows, not by those of a chunk.
+    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, {.rows = 1 << 17}, 3 * kMiB).chunk.family() == "layers");
+  }
+  CHECK(family(Dtype::f32, 1, 0) == "layers");  // every tile sums in one order
+}
+
 }  // namespace
 }  // namespace fct::cuda
 
@@ -80,5 +97,6 @@ int main() {
   fct::cuda::check_bounds();
   fct::cuda::check_chunks();
   fct::cuda::check_link();
+  fct::cuda::check_family();
   return 0;
 }

@@ -183,7 +183,7 @@ struct Case {
 
 constexpr int64_t kOld = 13, kNew = 21;
 
-// The status that a row must have, by what was planted in it.
+// The status that a row must have, by what was planted in it. Row 94 has a bad side beside an old that is too large.
 unsigned char planted(int64_t r, const Case& c) {
   const auto too_large = [&](Dtype rows) { return rows == Dtype::f32 && c.precision == Dtype::f16; };
   const bool bad_old = r % 97 == 3, bad_side = c.side_dim > 0 && r % 89 == 5;
@@ -203,7 +203,7 @@ void check_case(const Case& c) {
     for (int64_t i = 0; i < kOld; ++i) write(old.at(r, i), c.old_dtype, values[static_cast<std::size_t>(r * kOld + i)]);
     for (int64_t i = 0; i < c.side_dim; ++i)
       write(side.at(r, i), c.side_dtype, values[static_cast<std::size_t>(c.rows * kOld + r * side_step + i)]);
-    if (r % 31 == 7 && c.old_dtype == Dtype::f32) write(old.at(r, 12), c.old_dtype, -1e6f);
+    if ((r % 31 == 7 || r == 94) && c.old_dtype == Dtype::f32) write(old.at(r, 12), c.old_dtype, -1e6f);
     if (r % 97 == 3) write(old.at(r, 4), c.old_dtype, r % 2 ? NAN : INFINITY);
     if (r % 89 == 5 && c.side_dim > 0) write(side.at(r, 0), c.side_dtype, NAN);
   }
