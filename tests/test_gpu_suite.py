@@ -7,16 +7,22 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as suite
+from benchmarks.gpu import small_shapes
 from benchmarks.gpu.ceiling import figures_of
+from benchmarks.gpu.chains import MlFct, checked, spec_of
 from benchmarks.gpu.correct import counts_of
 from benchmarks.gpu.measure import record, timing_of
 from benchmarks.gpu.run import ROOT, run_stage
 from benchmarks.gpu.sanitize import reports_of
 from benchmarks.gpu.stages import MOST_SECONDS, STAGES, chosen
 from benchmarks.gpu.state import FILE, FOLDER, Document, markdown, so_far
+from benchmarks.gpu.time_search import torch_topk
+from fct_fast import Upgrader, topk
 
 
 class TestStages:
@@ -146,6 +152,41 @@ class TestReading:
         assert reports_of("========= ERROR SUMMARY: 1 error\n") == 1
         assert reports_of("=== RACECHECK SUMMARY: 3 hazards displayed (1 error, 2 warnings)\n") == 3
         assert reports_of("killed") is None
+
+
+class TestContenders:
+    """What is timed beside each other must be the same thing."""
+
+    def test_ml_fct_and_the_spec_that_is_made_of_it(self, rows):
+        torch.manual_seed(0)
+        module = MlFct(12, 5, 24, 8)
+        with torch.no_grad():
+            for _ in range(20):
+                module(torch.randn(256, 12), torch.randn(256, 5))
+        old, side = rows(50, 12), rows(50, 5, 1)
+        with torch.inference_mode():
+            theirs = module.eval()(torch.from_numpy(old), torch.from_numpy(side))
+        np.testing.assert_allclose(spec_of(module).apply_float64(old, side), theirs, atol=1e-5)
+
+    @pytest.mark.parametrize("chunk", [7, 64, 1000])
+    def test_torchs_topk_in_chunks(self, rows, chunk):
+        queries, gallery = (torch.from_numpy(rows(n, 16, n)) for n in (5, 300))
+        scores, ids = torch_topk(queries, gallery, 6, chunk)
+        want = topk(queries, gallery, 6, "ip")
+        assert torch.equal(ids, want[1])
+        torch.testing.assert_close(scores, want[0])
+
+    def test_the_sanitizers_shapes_are_transforms(self, rows):
+        spec = small_shapes.spec_of(7, 3, 40, 9)
+        new = Upgrader(spec)(rows(20, 7), rows(20, 3, 1))
+        np.testing.assert_allclose(new, spec.apply_float64(rows(20, 7), rows(20, 3, 1)), atol=1e-5)
+
+    def test_a_contender_that_computes_something_else_is_refused(self):
+        checked("same", torch.ones(3), torch.ones(3) + 1e-5, 1e-3)
+        with pytest.raises(SystemExit, match="other differs from float64 by"):
+            checked("other", torch.ones(3), 2 * torch.ones(3), 1e-3)
+        with pytest.raises(SystemExit):
+            checked("nothing", torch.full((3,), float("nan")), torch.ones(3), 1e-3)
 
 
 class TestDocument:
