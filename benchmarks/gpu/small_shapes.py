@@ -30,8 +30,10 @@ def main() -> None:
     draw = np.random.default_rng(1)
     for dims in ((7, 3, 40, 9), (33, 0, 140, 17), (64, 64, 256, 64)):
         spec = spec_of(*dims)
-        for precision in ("fp16", "bf16", "fp32"):
-            up = Upgrader(spec, device="cuda", precision=precision)
+        calibration = [draw.standard_normal((50, dim), dtype=np.float32) for dim in (spec.old_dim, spec.side_dim)]
+        few = (calibration[0], calibration[1] if spec.side_dim else None)
+        for precision in ("fp16", "bf16", "fp32", "int8"):
+            up = Upgrader(spec, device="cuda", precision=precision, calibration=few if precision == "int8" else None)
             for n in (1, 17, 129, 300):
                 old = draw.standard_normal((n, spec.old_dim), dtype=np.float32)
                 side = draw.standard_normal((n, spec.side_dim), dtype=np.float32) if spec.side_dim else None

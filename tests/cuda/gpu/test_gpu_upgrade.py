@@ -53,6 +53,21 @@ def test_float64_over_the_grid(dims, precision):
         assert np.abs(np.linalg.norm(got.astype(np.float64), axis=1) - 1).max() <= 2e-7
 
 
+@pytest.mark.parametrize("dims", DIMS, ids=lambda dims: "-".join(map(str, dims)))
+def test_int8_gives_the_cpus_bits(dims):
+    spec = spec_of(*dims, uncertainty=True)
+    calibration = inputs_of(spec, 500, offset=7)
+    up = Upgrader(spec, device="cuda", precision="int8", calibration=calibration)
+    cpu = Upgrader(spec, precision="int8", calibration=calibration)
+    for n in ROWS:
+        old, side = inputs_of(spec, n, offset=n)
+        want, s = cpu(old, side, return_uncertainty=True)
+        for ways in (lambda x: x, on_gpu):
+            new, found = (torch.as_tensor(x).cpu() for x in up(ways(old), ways(side), return_uncertainty=True))
+            np.testing.assert_array_equal(new, want)
+            np.testing.assert_array_equal(found, s)
+
+
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("out_dtype", ["float32", "float16"])
 def test_host_arrays_give_the_bits_of_tensors(precision, out_dtype):
