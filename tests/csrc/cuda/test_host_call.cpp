@@ -94,7 +94,7 @@ struct Setting {
     fct::testing::fill_normal(old, kRows * kOld, 1);
     fct::testing::fill_normal(side, kRows * kSide, 2);
     for (float& w : weight) w = rounded(w, precision);
-    const FctCudaLayer layer{weight, bias, kOld + kSide, kNew, 0, 0};
+    const FctCudaLayer layer{weight, bias, kOld + kSide, kNew, 0, 0, nullptr, nullptr};
     const int32_t reads_side[] = {0, 1}, layers[] = {0, 0};
     const FctCudaTransform transform{kOld, kSide,      kNew,   0, 0,     static_cast<int32_t>(precision),
                                      2,    reads_side, layers, 1, &layer};
