@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fct_fast.errors import ConfigError, DeviceError, ShapeError
+from fct_fast.errors import ConfigError, DtypeError, ShapeError
 from fct_fast.kernels import native, resolve_level, usable_threads
-from fct_fast.kernels.arrays import as_rows, is_torch
+from fct_fast.kernels.arrays import as_rows, cuda_place, is_torch, like
+from fct_fast.kernels.cuda import cuda_device
 
 if TYPE_CHECKING:
     from fct_fast.upgrader import Upgrader
@@ -23,6 +25,7 @@ MAX_K = 2048
 
 _CHUNK_BYTES = 16 << 20  # upgraded rows that are held at a time by an on-the-fly search
 _COARSE_BYTES = 64 << 20  # rows in int8 that are held at a time by a search in int8 of plain rows
+_CUDA_CHUNK_BYTES = 64 << 20  # rows that cross the link at a time on their way to a GPU, or are upgraded there
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +80,23 @@ def topk(
     queries [nq, dim], gallery [n, dim] or a PreparedGallery -> scores float32 [nq, k], ids int64 [nq, k] (row numbers),
     best first, equal scores by lower id, NaN last. metric "cosine" and "ip": higher is better; "l2": squared distance,
     lower is better. A row of zero norm has cosine 0. torch in, torch out. The bits of a score do not depend on batch or
-    threads. precision "int8" (not for "l2") scores in int8, and again in float32 whatever that cannot rule out: the
-    answer is that of "fp32", bit for bit; "auto" is the precision of a prepared gallery, and fp32 for plain rows.
+    threads. precision "int8" (not for "l2", on the CPU) scores in int8, and again in float32 whatever that cannot rule
+    out: the answer is that of "fp32", bit for bit; "auto" is the precision of a prepared gallery, and fp32 for plain
+    rows; on a GPU it lets 16-bit scores choose what is scored in float32, again without a change of the answer.
+    device "auto": the GPU that queries or gallery lie on, else the CPU; "cuda" and "cuda:N" also take arrays of the
+    host, in pieces. The answer is where the queries are.
     Raises ShapeError (dims; k outside 1 .. min(n, 2048)), DtypeError, ConfigError, DeviceError.
     """
     _check_metric(metric)
     wanted = _check_precision(precision, metric)
-    if device not in ("auto", "cpu"):
-        raise DeviceError(f"device {device!r} is not available: this version computes on the CPU; use device='auto'")
-    query_rows = as_rows(queries, "queries")
-    rows = gallery if isinstance(gallery, PreparedGallery) else as_rows(gallery, "gallery")
+    if device == "auto":
+        device = cuda_place(queries) or cuda_place(gallery) or "cpu"
+    gpu = None if device == "cpu" else cuda_device(device)
+    place = "cpu" if gpu is None else f"cuda:{gpu}"
+    if gpu is not None and precision == "int8":
+        raise ConfigError("precision 'int8' is a search on the CPU; use 'auto' on a GPU, whose answer is the same")
+    query_rows = as_rows(queries, "queries", device=place)
+    rows = gallery if isinstance(gallery, PreparedGallery) else as_rows(gallery, "gallery", device=place)
     if isinstance(rows, PreparedGallery):
         if rows.metric != metric:
             raise ConfigError(f"this gallery was prepared for metric {rows.metric!r} and is searched with {metric!r}")
@@ -103,6 +113,11 @@ def topk(
             f"they must be embeddings of one space"
         )
     k = _check_k(k, n)
+    if gpu is not None:
+        if isinstance(rows, PreparedGallery):
+            raise ConfigError("a prepared gallery is packed for the CPU; give the rows themselves to search on a GPU")
+        scores, ids = _on_device(query_rows, [rows], k, metric, place, precision == "auto", lambda _, parts: parts[0])
+        return like(queries, scores), like(queries, ids)
     merge = _Merge(query_rows, k, metric, usable_threads(threads))
     if isinstance(rows, PreparedGallery) or wanted == "fp32":
         merge.add(rows)
@@ -131,14 +146,60 @@ def search_upgraded(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """`Upgrader.search`: upgrade a chunk, score it, drop it."""
     _check_metric(metric)
-    query_rows = as_rows(queries, "queries", up.new_dim)
+    query_rows = as_rows(queries, "queries", up.new_dim, up.device)
     n = int(old.shape[0])
     k = _check_k(k, n)
+    if up.device != "cpu":
+        rows = [old] if side is None else [old, side]
+
+        def upgraded(start: int, parts: list[Any]) -> Any:
+            return up.device_chunk(parts[0], parts[1] if len(parts) > 1 else None, start, n)
+
+        scores, ids = _on_device(query_rows, rows, k, metric, up.device, True, upgraded, up.new_dim)
+        return like(queries, scores), like(queries, ids)
     merge = _Merge(query_rows, k, metric, up.threads, up.level)
     chunk = max(k, _CHUNK_BYTES // (4 * up.new_dim))
     for start, stop in _chunks(n, chunk):
         merge.add(up.chunk(old[start:stop], None if side is None else side[start:stop], start))
     return merge.result()
+
+
+def _on_device(
+    queries: Any,
+    rows: list[Any],
+    k: int,
+    metric: Metric,
+    place: str,
+    coarse: bool,
+    gallery_of: Callable[[int, list[Any]], Any],
+    new_dim: int = 0,
+) -> tuple[Any, Any]:
+    """The search on the GPU `place` over the gallery rows that gallery_of(first row, [rows, ...]) makes of pieces of
+    `rows`; new_dim: of these, where they are not rows[0] itself. The answer is where the queries are."""
+    import torch
+
+    from fct_fast.kernels.cuda_search import CudaMerge, current, fed, on_device
+
+    device = torch.device(place)
+    with current(device):
+        merge = CudaMerge(on_device(queries, device), k, metric, coarse)
+        n = int(rows[0].shape[0])
+        widest = max(4 * new_dim, *(int(x.shape[1]) * x.dtype.itemsize for x in rows))
+        chunk = max(k, _CUDA_CHUNK_BYTES // widest)
+        if all(cuda_place(x) for x in rows):
+            there = chunk if new_dim else n
+            pieces: Any = ((start, [x[start:stop] for x in rows]) for start, stop in _chunks(n, there))
+        elif any(cuda_place(x) for x in rows):
+            raise DtypeError("old and side lie on two devices; move one of them")
+        else:
+            pieces = fed(rows, chunk, device)
+        for start, parts in pieces:
+            merge.add(gallery_of(start, parts))
+        scores, ids = merge.result()
+        if cuda_place(queries):
+            return scores, ids
+        scores, ids = scores.cpu(), ids.cpu()
+    return (scores, ids) if is_torch(queries) else (scores.numpy(), ids.numpy())
 
 
 class _Merge:

@@ -14,8 +14,8 @@ import numpy as np
 from fct_fast.bundle import Bundle, read_bundle
 from fct_fast.errors import ConfigError, DeviceError, DtypeError, ShapeError, SpaceError
 from fct_fast.kernels import KERNEL_VERSION, native, resolve_level, usable_threads
-from fct_fast.kernels.arrays import as_rows, is_torch, row_sample
-from fct_fast.kernels.cuda import CudaEngine, cuda_device
+from fct_fast.kernels.arrays import as_rows, is_torch, like, row_sample, shared_tensor
+from fct_fast.kernels.cuda import JOB_ROWS, CudaEngine, cuda_device
 from fct_fast.kernels.int8 import calibrated
 from fct_fast.kernels.packing import pack_int8, pack_spec
 from fct_fast.kernels.status import check_status
@@ -49,7 +49,8 @@ class Upgrader:
     the statistics of its spaces.
 
     Safe to call from several threads; releases the GIL; Ctrl-C ends a call within 0.2 s. A row's bits depend on the
-    row, the weights and the CPU level only.
+    row, the weights and the CPU level only; on a GPU in 16 bit also on the kernels, which are chosen by the number of
+    rows.
     Raises BundleError, ConfigError, DeviceError.
     """
 
@@ -79,7 +80,7 @@ class Upgrader:
         self._traced_level, self._traced_threads = level or "", threads or 0
         self.kernel_version = KERNEL_VERSION
         quantized = calibrated(self.spec, scales, calibration) if self.precision == "int8" else None
-        self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu, quantized)
+        self._cuda = None if gpu is None else CudaEngine(self.spec, self.precision, gpu, quantized, self.threads)
         if quantized is not None:
             self._packed = pack_int8(quantized)
             if calibration is not None:
@@ -87,7 +88,7 @@ class Upgrader:
         else:
             self._packed = pack_spec(self.spec, self.precision if gpu is None else "fp32")
         # Made now where torch is there: made inside a trace, it would be a tensor of the trace.
-        self._packed_tensor: Any = _as_tensor(self._packed) if "torch" in sys.modules else None
+        self._packed_tensor: Any = self._tensor_of_packed() if "torch" in sys.modules else None
         self._rows_checked = 0
         self.digest = digest or hashlib.sha256(self._packed.tobytes()).hexdigest()
 
@@ -109,6 +110,15 @@ class Upgrader:
         other.__dict__.update(self.__dict__, level=self._usable_level(level), _traced_level=level)
         return other
 
+    def for_jobs(self) -> Upgrader:
+        """The same transform as a backfill runs it: on a GPU by one kernel family, whose name is `level`, so that no
+        row's bits depend on how a gallery is cut."""
+        if self._cuda is None:
+            return self
+        other = object.__new__(Upgrader)
+        other.__dict__.update(self.__dict__, _cuda=self._cuda.for_jobs(), level=self._cuda.family(JOB_ROWS))
+        return other
+
     def _usable_level(self, level: str | None) -> str:
         name = resolve_level(level)
         if self.device == "cpu" and self.precision == "bf16" and not native().has_bf16(name):
@@ -128,21 +138,25 @@ class Upgrader:
         """old [n, old_dim], side [n, side_dim] -> new [n, new_dim], float32 or `out_dtype` (float16, bfloat16 for
         torch).
 
-        Inputs: float32, float16 or bfloat16; numpy, torch on the CPU, or anything with DLPack; torch in, torch out,
-        else numpy. out: receives the rows and is returned. nonfinite="flag" returns (new, bad): rows with NaN, Inf,
-        overflow or zero norm are zero rows, bad is bool [n]; "raise" raises for all but the last. return_uncertainty
-        adds s, float32 [n], after new.
+        Inputs: float32, float16 or bfloat16; numpy, torch, or anything with DLPack; on the CPU or, for an Upgrader on a
+        GPU, also there. torch in, torch out; a GPU's array of another library (CuPy) comes back as one; else numpy.
+        out: receives the rows and is returned. nonfinite="flag" returns (new, bad): rows with NaN, Inf, overflow or
+        zero norm are zero rows, bad is bool [n]; "raise" raises for all but the last. return_uncertainty adds s,
+        float32 [n], after new.
         Raises ShapeError, DtypeError, NonFiniteError (first bad row), SpaceError (scale).
         """
+        given, given_out, out = old, out, None if out is None else shared_tensor(out, "out")
         old, side = self._checked_inputs(old, side)
         if nonfinite not in ("raise", "flag"):
             raise ConfigError(f"nonfinite is {nonfinite!r}; use 'raise' or 'flag'")
         if return_uncertainty and not self.spec.uncertainty:
             raise ConfigError("this transform has no uncertainty head, so return_uncertainty cannot be served")
-        if is_torch(old) and out is None and self._cuda is None:
+        if is_torch(old) and out is None and (self._cuda is None or _is_traced(old)):
             new, s, bad = self._run_torch(old, side, out_dtype, nonfinite, return_uncertainty)
         else:
             new, s, bad = self._run(old, side, out, out_dtype, nonfinite, return_uncertainty)
+        new = like(given, new) if given_out is None else given_out
+        s, bad = (x if x is None else like(given, x) for x in (s, bad))
         result = (new,) + ((s,) if return_uncertainty else ()) + ((bad,) if nonfinite == "flag" else ())
         return result if len(result) > 1 else new
 
@@ -163,6 +177,11 @@ class Upgrader:
         """float32 numpy rows of a piece of a larger array whose row `first_row` is the piece's first; errors count from
         there. The caller has checked the whole: nothing is checked here but for NaN and Inf."""
         return self._run(old, side, None, None, "raise", False, first_row)[0]
+
+    def device_chunk(self, old: Any, side: Any, first_row: int, like_rows: int) -> Any:
+        """The same of tensors on this Upgrader's GPU, as a tensor there; kernels are chosen as for like_rows rows."""
+        out = self._empty_rows(old, None)
+        return self._run_on_device(old, side, out, "raise", False, first_row, like_rows)[0]
 
     def _checked_inputs(self, old: Any, side: Any) -> tuple[Any, Any]:
         old = as_rows(old, "old", self.old_dim, self.device)
@@ -232,14 +251,21 @@ class Upgrader:
         return out, s, bad
 
     def _run_on_device(
-        self, old: Any, side: Any, out: Any, nonfinite: str, return_uncertainty: bool, first_row: int
+        self,
+        old: Any,
+        side: Any,
+        out: Any,
+        nonfinite: str,
+        return_uncertainty: bool,
+        first_row: int,
+        like_rows: int = 0,
     ) -> tuple[Any, Any, Any]:
         assert self._cuda is not None  # as_rows has let the tensor through
         import torch
 
         status = torch.empty(old.shape[0], dtype=torch.uint8, device=old.device)
         s = torch.empty(old.shape[0], dtype=torch.float32, device=old.device) if return_uncertainty else None
-        self._cuda.run(old, side, out, s, status)
+        self._cuda.run(old, side, out, s, status, like_rows)
         if nonfinite == "raise":
             check_status(status.cpu().numpy(), first_row)
         return out, s, status != 0
@@ -258,7 +284,7 @@ class Upgrader:
 
         packed = self._packed_tensor
         if packed is None:
-            packed = _as_tensor(self._packed)
+            packed = self._tensor_of_packed()
             if not _is_traced(packed):
                 self._packed_tensor = packed
         traced = _is_traced(old)
@@ -274,6 +300,16 @@ class Upgrader:
             self._traced_threads if traced else self.threads,
         )
         return result
+
+    def _tensor_of_packed(self) -> Any:
+        import torch
+
+        packed = torch.from_numpy(self._packed)
+        if self._cuda is not None:
+            from fct_fast.kernels import ops
+
+            ops.bind_engine(packed, self._cuda)
+        return packed
 
     def __repr__(self) -> str:
         return (
@@ -296,12 +332,6 @@ def _resolve(source: Any) -> tuple[TransformSpec, Mapping[str, SpaceFingerprint]
         f"an Upgrader is made from a bundle's path, a Bundle, a ForwardTransform or a TransformSpec, not from a "
         f"{type(source).__name__}"
     )
-
-
-def _as_tensor(packed: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(packed)
 
 
 def _is_traced(x: Any) -> bool:

@@ -1,9 +1,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "bindings/bindings.hpp"
 #include "bindings/cuda_library.hpp"
@@ -49,12 +51,26 @@ int32_t precision_code(const std::string& name) {
   throw DtypeError("the CUDA kernels have no precision '" + name + "'");
 }
 
+// Rows that an overflow makes the caller compute again must not be overwritten.
+void check_apart(const MutableMatrixView& out, const MatrixView& in, const char* name) {
+  const auto range = [](const auto& view) {
+    const auto first = reinterpret_cast<std::intptr_t>(view.row(0));
+    const auto last = reinterpret_cast<std::intptr_t>(view.row(view.rows - 1));
+    return std::pair{std::min(first, last), std::max(first, last) + view.cols * size_of(view.dtype)};
+  };
+  if (out.rows == 0 || in.rows == 0) return;
+  const auto [out_begin, out_end] = range(out);
+  const auto [in_begin, in_end] = range(in);
+  if (out_begin < in_end && in_begin < out_end)
+    throw ShapeError(std::string("out shares memory with ") + name + "; on a GPU pass an out of its own");
+}
+
 // A transform on one device.
 class CudaUpgrade {
  public:
   CudaUpgrade(int64_t old_dim, int64_t side_dim, int64_t new_dim, bool normalize, bool uncertainty,
               const std::string& precision, const py::list& branches, const py::list& trunk, int32_t device)
-      : library_(CudaLibrary::get()), device_(device), side_dim_(side_dim) {
+      : library_(CudaLibrary::get()), device_(device), old_dim_(old_dim), side_dim_(side_dim), new_dim_(new_dim) {
     SourceReader reader;
     const TransformSource source =
         reader.transform(old_dim, side_dim, new_dim, normalize, uncertainty, branches, trunk, precision == "int8");
@@ -95,9 +111,11 @@ class CudaUpgrade {
   CudaUpgrade& operator=(const CudaUpgrade&) = delete;
   ~CudaUpgrade() { library_.upgrade_destroy(upgrade_); }
 
-  // Arrays on the device with a stream's handle, or on the host with None. Returns the rows of a chunk.
-  int64_t run(const py::object& old, const py::object& side, const py::object& out, const py::object& uncertainty,
-              const py::object& status, int64_t scratch_limit, std::optional<uintptr_t> stream) const {
+  // Arrays on the device with a stream's handle, or on the host with None. Returns the rows of a chunk, and how many
+  // were planned before memory ran short.
+  py::tuple run(const py::object& old, const py::object& side, const py::object& out, const py::object& uncertainty,
+                const py::object& status, int64_t scratch_limit, std::optional<uintptr_t> stream, int threads,
+                int64_t like_rows) const {
     const int32_t place = stream ? device_ : Array::kOnCpu;
     const Array old_array(old, "old", false, place), out_array(out, "out", true, place);
     const Array status_array(status, "status", true, place);
@@ -110,9 +128,18 @@ class CudaUpgrade {
                      static_cast<int32_t>(old_rows.dtype), 0};
     call.out = {out_rows.data, out_rows.row_stride, static_cast<int32_t>(out_rows.dtype), 0};
     if (out_rows.rows != call.rows) throw ShapeError("out has another number of rows than old");
+    if (old_rows.cols != old_dim_ || out_rows.cols != new_dim_)
+      throw ShapeError("old has rows of " + std::to_string(old_rows.cols) + " values and out of " +
+                       std::to_string(out_rows.cols) + ", expected " + std::to_string(old_dim_) + " and " +
+                       std::to_string(new_dim_));
+    check_apart(out_rows, old_rows, "old");
     if (side_dim_ > 0) {
       const MatrixView rows = side_array.emplace(side, "side", false, place).matrix();
       if (rows.rows != call.rows) throw ShapeError("side has another number of rows than old");
+      if (rows.cols != side_dim_)
+        throw ShapeError("side has rows of " + std::to_string(rows.cols) + " values, expected " +
+                         std::to_string(side_dim_));
+      check_apart(out_rows, rows, "side");
       call.side = {const_cast<unsigned char*>(rows.data), rows.row_stride, static_cast<int32_t>(rows.dtype), 0};
     }
     if (!uncertainty.is_none())
@@ -120,14 +147,24 @@ class CudaUpgrade {
     call.status = status_array.vector<unsigned char>(call.rows);
     call.scratch_limit = scratch_limit;
     call.stream = reinterpret_cast<void*>(stream.value_or(0));
+    call.like_rows = like_rows;
+    call.threads = threads;
+    run_released([&](const StopFn& stop) {
+      call.stop = [](void* context) -> int32_t { return (*static_cast<const StopFn*>(context))(); };
+      call.stop_context = const_cast<StopFn*>(&stop);
+      FctCudaError error;
+      const int32_t code =
+          stream ? library_.upgrade_run(upgrade_, &call, &error) : library_.upgrade_run_host(upgrade_, &call, &error);
+      check_cuda(code, error);
+    });
+    return py::make_tuple(call.chunk_rows, call.planned_chunk_rows);
+  }
+
+  std::string family(int64_t rows) const {
+    std::string text(256, '\0');
     FctCudaError error;
-    int32_t code = FCT_CUDA_OK;
-    {
-      py::gil_scoped_release release;
-      code = (stream ? library_.upgrade_run : library_.upgrade_run_host)(upgrade_, &call, &error);
-    }
-    check_cuda(code, error);
-    return call.chunk_rows;
+    check_cuda(library_.upgrade_family(upgrade_, rows, text.data(), static_cast<int64_t>(text.size()), &error), error);
+    return text.c_str();
   }
 
   std::string plan(int64_t rows, int64_t scratch_limit) const {
@@ -142,7 +179,7 @@ class CudaUpgrade {
  private:
   const CudaLibrary& library_;
   const int32_t device_;
-  const int64_t side_dim_;
+  const int64_t old_dim_, side_dim_, new_dim_;
   FctCudaUpgrade* upgrade_ = nullptr;
 };
 
@@ -154,7 +191,8 @@ void bind_cuda(py::module_& module) {
       .def(py::init<int64_t, int64_t, int64_t, bool, bool, const std::string&, const py::list&, const py::list&,
                     int32_t>())
       .def("run", &CudaUpgrade::run)
-      .def("plan", &CudaUpgrade::plan);
+      .def("plan", &CudaUpgrade::plan)
+      .def("family", &CudaUpgrade::family);
 }
 
 }  // namespace fct::python

@@ -47,6 +47,9 @@ CudaLibrary::CudaLibrary() {
   find(library, "fct_cuda_upgrade_run", upgrade_run);
   find(library, "fct_cuda_upgrade_run_host", upgrade_run_host);
   find(library, "fct_cuda_upgrade_plan", upgrade_plan);
+  find(library, "fct_cuda_upgrade_family", upgrade_family);
+  find(library, "fct_cuda_topk", topk);
+  find(library, "fct_cuda_topk_plan", topk_plan);
 }
 
 const CudaLibrary& CudaLibrary::get() {
@@ -64,6 +67,8 @@ void check_cuda(int32_t code, const FctCudaError& error) {
       throw DtypeError(error.message);
     case FCT_CUDA_DEVICE:
       throw DeviceError(error.message);
+    case FCT_CUDA_STOPPED:
+      throw Interrupted();
     default:
       throw DeviceError(std::string("the CUDA library failed in a way that it should not: ") + error.message);
   }

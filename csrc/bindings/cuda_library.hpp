@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/abi.h"
+#include "cuda/topk/abi.h"
 
 namespace fct::python {
 
@@ -20,12 +21,15 @@ class CudaLibrary {
   decltype(&fct_cuda_upgrade_run) upgrade_run;
   decltype(&fct_cuda_upgrade_run_host) upgrade_run_host;
   decltype(&fct_cuda_upgrade_plan) upgrade_plan;
+  decltype(&fct_cuda_upgrade_family) upgrade_family;
+  decltype(&fct_cuda_topk) topk;
+  decltype(&fct_cuda_topk_plan) topk_plan;
 
  private:
   CudaLibrary();
 };
 
-// Throws the error of a call that did not return FCT_CUDA_OK.
+// Throws the error of a call that did not return FCT_CUDA_OK; Interrupted where the call was stopped.
 void check_cuda(int32_t code, const FctCudaError& error);
 
 }  // namespace fct::python

@@ -73,7 +73,7 @@ void Array::check_device(int32_t cuda_device) const {
   const std::string place = device.type == abi::kCuda  ? "CUDA device " + std::to_string(device.id)
                             : device.type == abi::kCpu ? std::string("the CPU")
                                                        : "a device of DLPack type " + std::to_string(device.type);
-  throw DeviceError(name_ + " is on " + place + ", but the transform is on CUDA device " + std::to_string(cuda_device) +
+  throw DeviceError(name_ + " is on " + place + ", but this computes on CUDA device " + std::to_string(cuda_device) +
                     "; move one of the two");
 }
 

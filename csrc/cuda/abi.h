@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* Raised by every change of a struct or function here; the module refuses a library of another number. */
-#define FCT_CUDA_ABI_VERSION 2
+#define FCT_CUDA_ABI_VERSION 3
 
 #define FCT_CUDA_EXPORT __attribute__((visibility("default")))
 
@@ -19,7 +19,8 @@ enum {
   FCT_CUDA_SHAPE = 1,    /* arguments that do not fit together */
   FCT_CUDA_DEVICE = 2,   /* no driver, no usable device, memory of another device, out of memory, a CUDA error */
   FCT_CUDA_INTERNAL = 3, /* a C++ exception that should not be */
-  FCT_CUDA_DTYPE = 4     /* alignment or layout that is not accepted */
+  FCT_CUDA_DTYPE = 4,    /* alignment or layout that is not accepted */
+  FCT_CUDA_STOPPED = 5   /* the caller's stop function asked for it; what the call was to write is undefined */
 };
 
 typedef struct {
@@ -98,16 +99,32 @@ typedef struct {
   int64_t rows;
   int64_t scratch_limit; /* bytes of device memory that a chunk may take, inputs and outputs of a host call included */
   void* stream;          /* cudaStream_t of the device; null is its default stream */
-  int64_t chunk_rows;    /* out: rows of a chunk; less than planned where memory ran short */
+  int64_t like_rows;     /* kernels are chosen as for so many rows; 0: as for `rows`. Where it stays the same, a row's
+                            bits do not depend on the call */
+  int64_t planned_chunk_rows; /* out */
+  int64_t chunk_rows;         /* out: rows of a chunk; less than planned where memory ran short */
+  /* Of a call on host arrays: polled on the calling thread at least every few milliseconds, ends the call where it
+   * does not return 0. May be null. */
+  int32_t (*stop)(void* context);
+  void* stop_context;
+  int32_t threads; /* of the CPU, which casts and copies to and from pinned memory */
+  int32_t reserved;
 } FctCudaUpgradeCall;
 
 /* Pointers of the device; returns when the work is queued on the stream. Safe to call from several threads. */
 FCT_CUDA_EXPORT int32_t fct_cuda_upgrade_run(const FctCudaUpgrade* upgrade, FctCudaUpgradeCall* call,
                                              FctCudaError* error);
 
-/* Pointers of the host; returns when the rows are there. */
-FCT_CUDA_EXPORT int32_t fct_cuda_upgrade_run_host(const FctCudaUpgrade* upgrade, FctCudaUpgradeCall* call,
+/* Pointers of the host; returns when the rows are there. `stream` is not looked at: copies in, kernels and copies out
+ * overlap on streams of its own. Rows in pinned memory are read and written in place where no cast is needed. Safe to
+ * call from several threads. */
+FCT_CUDA_EXPORT int32_t fct_cuda_upgrade_run_host(FctCudaUpgrade* upgrade, FctCudaUpgradeCall* call,
                                                   FctCudaError* error);
+
+/* The name of the kernel family that runs for so many rows: within one, on devices of one compute capability, a row's
+ * bits depend on the row and the transform alone. */
+FCT_CUDA_EXPORT int32_t fct_cuda_upgrade_family(const FctCudaUpgrade* upgrade, int64_t rows, char* text, int64_t size,
+                                                FctCudaError* error);
 
 /* The plan of such a call in words, at most `size` bytes with the final zero. */
 FCT_CUDA_EXPORT int32_t fct_cuda_upgrade_plan(const FctCudaUpgrade* upgrade, int64_t rows, int64_t scratch_limit,

@@ -59,6 +59,8 @@ int32_t at_boundary(FctCudaError* error, Work work) {
     *error = {};
     work();
     return FCT_CUDA_OK;
+  } catch (const Interrupted&) {
+    return fail(FCT_CUDA_STOPPED, cudaSuccess, "stopped by the caller");
   } catch (const CudaFailure& failure) {
     return fail(FCT_CUDA_DEVICE, failure.code, failure.what());
   } catch (const DeviceError& problem) {

@@ -9,7 +9,7 @@ import numpy as np
 
 from fct_fast.errors import DtypeError, ShapeError
 
-__all__ = ["as_rows", "is_torch", "row_sample", "to_float32"]
+__all__ = ["as_rows", "cuda_place", "is_torch", "like", "row_sample", "shared_tensor", "to_float32"]
 
 _WIDTHS = {"float32": 4, "float16": 2}
 
@@ -20,14 +20,55 @@ def is_torch(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+_DLPACK_CUDA = 2
+
+
+def cuda_place(x: object) -> str | None:
+    """ "cuda:N" where x, a torch tensor or another library's array with DLPack, lies on CUDA device N; else None."""
+    if is_torch(x):
+        device: Any = x.device  # type: ignore[attr-defined]
+        return f"cuda:{device.index or 0}" if device.type == "cuda" else None
+    if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
+        return None
+    kind, number = x.__dlpack_device__()
+    return f"cuda:{int(number)}" if int(kind) == _DLPACK_CUDA else None
+
+
+def shared_tensor(x: Any, name: str) -> Any:
+    """Another library's array on a GPU (CuPy, JAX, ...) as a torch tensor of the same memory; anything else as it is.
+
+    Torch's current stream is made to wait for the work on x. Raises DtypeError.
+    """
+    if is_torch(x) or cuda_place(x) is None:
+        return x
+    import torch
+
+    try:
+        return torch.from_dlpack(x)  # type: ignore[attr-defined]
+    except Exception as error:  # whatever a foreign producer raises
+        raise DtypeError(f"{name} cannot be read through DLPack: {error}") from error
+
+
+def like(x: Any, result: Any) -> Any:
+    """result, a torch tensor, as an array of the library that x is of, on the same memory; where x is a GPU's array of
+    a library without `__array_namespace__` and where x is on the CPU, as it is."""
+    if is_torch(x) or cuda_place(x) is None or not hasattr(x, "__array_namespace__"):
+        return result
+    return x.__array_namespace__().from_dlpack(result)
+
+
 def as_rows(x: Any, name: str, dim: int | None = None, device: str = "cpu") -> Any:
     """x as [rows, dim] with contiguous columns (copied only where they are not); dtype and device are kept.
 
-    device: where a torch tensor may lie, besides the CPU.
+    device: where an array may lie, besides the CPU; what another library holds there becomes a torch tensor.
     Raises DtypeError for anything but float32, float16 or bfloat16, ShapeError for another shape.
     """
     if not hasattr(x, "__dlpack__"):
         raise DtypeError(f"{name} is a {type(x).__name__}; pass a numpy array, a torch tensor or an object with DLPack")
+    place = cuda_place(x)
+    if place not in (None, device):
+        raise DtypeError(f"{name} is on {place}, but this computes on the device {device!r}; move it there")
+    x = shared_tensor(x, name)
     if not is_torch(x) and not isinstance(x, np.ndarray):
         try:
             x = np.from_dlpack(x)

@@ -5,11 +5,13 @@ Imports torch only where torch tensors come in.
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from typing import Any
 
 from fct_fast.errors import ConfigError, DeviceError
-from fct_fast.kernels import native
+from fct_fast.kernels import native, usable_threads
 from fct_fast.kernels.arrays import is_torch
 from fct_fast.kernels.int8 import Int8Transform
 from fct_fast.kernels.packing import int8_fields, spec_fields
@@ -23,6 +25,9 @@ _OFF = f"no CUDA kernel of this version has run on a GPU yet, so they are off; {
 
 # Device memory that a call's chunk may take.
 _SCRATCH_BYTES = 2 << 30
+
+# Kernels of a job are chosen as for so many rows, however few a shard has, so that all rows come from one family.
+JOB_ROWS = 1 << 17
 
 
 def cuda_text() -> str:
@@ -58,15 +63,24 @@ def _is_on() -> bool:
 class CudaEngine:
     """A transform on one CUDA device. Rows that leave float16's range are computed again in float32.
 
-    quantized: of the same spec, with precision "int8".
+    quantized: of the same spec, with precision "int8". threads: of the CPU, for host arrays. like_rows: kernels are
+    chosen as for so many rows, 0: as for a call's own.
     """
 
     def __init__(
-        self, spec: TransformSpec, precision: str, device: int, quantized: Int8Transform | None = None
+        self,
+        spec: TransformSpec,
+        precision: str,
+        device: int,
+        quantized: Int8Transform | None = None,
+        threads: int | None = None,
+        like_rows: int = 0,
     ) -> None:
         self._spec = spec
         self._quantized = quantized
         self._device = device
+        self._threads = threads or usable_threads(None)
+        self._like_rows = like_rows
         self.precision = precision
         self._kernel = self._made(precision)
         self._wide: Any = None  # float32, made when the first row needs it
@@ -76,9 +90,25 @@ class CudaEngine:
         text: str = self._kernel.plan(rows, _SCRATCH_BYTES)
         return text
 
-    def run(self, old: Any, side: Any, out: Any, s: Any, status: Any) -> None:
-        """Fills out [n, new_dim], s [n] or None, status uint8 [n]. All on the host, or all on the device (torch)."""
-        self._run(self._kernel, old, side, out, s, status)
+    def family(self, rows: int) -> str:
+        """The kernel family that runs for so many rows, with what else decides the bits: the compute capability."""
+        facts = next(found for found in native().cuda_state()["devices"] if found["device"] == self._device)
+        return f"sm_{facts['compute']} {self._kernel.family(rows)}"
+
+    def for_jobs(self) -> CudaEngine:
+        """The same weights with one kernel family for any number of rows."""
+        other = copy.copy(self)
+        other._like_rows = JOB_ROWS
+        return other
+
+    def run(self, old: Any, side: Any, out: Any, s: Any, status: Any, like_rows: int = 0) -> None:
+        """Fills out [n, new_dim], s [n] or None, status uint8 [n]. All on the host, or all on the device (torch).
+
+        like_rows: kernels are chosen as for so many rows, where the engine has no number of its own. Ctrl-C ends a call
+        on the host within 0.2 s. Warns (RuntimeWarning) where memory ran short.
+        """
+        like_rows = self._like_rows or like_rows
+        self._run(self._kernel, old, side, out, s, status, like_rows)
         if self.precision != "fp16":
             return
         again = status == OVERFLOW
@@ -88,7 +118,8 @@ class CudaEngine:
             self._wide = self._made("fp32")
         part_out, part_status = out[again], status[again]
         part_s = None if s is None else s[again]
-        self._run(self._wide, old[again], None if side is None else side[again], part_out, part_s, part_status)
+        part_side = None if side is None else side[again]
+        self._run(self._wide, old[again], part_side, part_out, part_s, part_status, 0)  # float32: one family
         out[again], status[again] = part_out, part_status
         if s is not None:
             s[again] = part_s
@@ -97,10 +128,17 @@ class CudaEngine:
         *numbers, branches, trunk = spec_fields(self._spec) if self._quantized is None else int8_fields(self._quantized)
         return native().CudaUpgrade(*numbers, precision, branches, trunk, self._device)
 
-    def _run(self, kernel: Any, old: Any, side: Any, out: Any, s: Any, status: Any) -> None:
+    def _run(self, kernel: Any, old: Any, side: Any, out: Any, s: Any, status: Any, like_rows: int) -> None:
         stream = None
         if is_torch(old) and old.device.type == "cuda":
             import torch
 
             stream = torch.cuda.current_stream(old.device).cuda_stream
-        kernel.run(old, side, out, s, status, _SCRATCH_BYTES, stream)
+        chunk, planned = kernel.run(old, side, out, s, status, _SCRATCH_BYTES, stream, self._threads, like_rows)
+        if chunk < planned:
+            warnings.warn(
+                f"CUDA device {self._device} is short of memory: rows went in chunks of {chunk:,} instead of "
+                f"{planned:,}, which is slower; free memory on it",
+                RuntimeWarning,
+                stacklevel=5,
+            )

@@ -126,14 +126,6 @@ def test_a_build_without_the_library_works_and_says_so(tmp_path: Path) -> None:
     assert text.endswith("not usable here: this build has no CUDA library, since nvcc was not found when it was built")
 
 
-def test_a_backfill_refuses_an_upgrader_on_a_gpu(spec: TransformSpec, tmp_path: Path) -> None:
-    up = Upgrader(spec)
-    up.device = "cuda:0"
-    np.save(tmp_path / "old.npy", np.ones((4, 6), np.float32))
-    with pytest.raises(ConfigError, match="a backfill runs on the CPU in this version"):
-        fct_fast.plan_backfill(tmp_path / "old.npy", tmp_path / "new.npy", up)
-
-
 def test_torch_is_not_imported_by_the_state() -> None:
     code = "import sys; from fct_fast.kernels import capabilities; capabilities(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

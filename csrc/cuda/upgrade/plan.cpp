@@ -141,8 +141,8 @@ int64_t blocks_of(const TileFacts& tile, int64_t rows, int64_t columns) {
   return ceil_div(rows, tile.rows) * ceil_div(columns, tile.columns);
 }
 
-UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows,
-                         int64_t scratch_limit) {
+UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit,
+                         int64_t like_rows) {
   check(device);
   Widths widths(layout);
   UpgradePlan plan{.layout = layout, .rows = rows, .steps = steps_of(layout, widths)};
@@ -160,11 +160,25 @@ UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& devic
     plan.buffer_at[static_cast<std::size_t>(buffer)] = plan.scratch_bytes;
     plan.scratch_bytes += up_to(plan.chunk_rows * widths.of(buffer), kBufferAlignment);
   }
+  const int64_t chosen_for = like_rows > 0 ? std::min(like_rows, kMostChunkRows) : plan.chunk_rows;
   for (Step& step : plan.steps) {
     if (step.kind == Step::Kind::layer)
-      step.tile = choose_tile(tiles_for(layout, step.layer), plan.chunk_rows, step.layer.columns, device);
+      step.tile = choose_tile(tiles_for(layout, step.layer), chosen_for, step.layer.columns, device);
   }
   return plan;
+}
+
+std::string UpgradePlan::family() const {
+  // The small tile splits the depth among warps; in float32, and in int8, every tile gives the same sums.
+  std::string name = "layers";
+  if (layout.precision == Dtype::f32) return name;
+  int index = 0;
+  for (const Step& step : steps) {
+    if (step.kind != Step::Kind::layer) continue;
+    if (step.tile == TileName::small) name += (name == "layers" ? " small:" : ",") + std::to_string(index);
+    ++index;
+  }
+  return name;
 }
 
 std::string UpgradePlan::text() const {

@@ -45,11 +45,14 @@ struct UpgradePlan {
   std::vector<Step> steps;  // of each chunk, in order
 
   std::string text() const;
+  // Plans of one family give a row the same bits.
+  std::string family() const;
 };
 
-// `scratch_limit` in bytes. Throws DeviceError where the device cannot run the kernels, or where not even a small chunk
-// fits.
-UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit);
+// `scratch_limit` in bytes. `like_rows`: kernels are chosen as for so many rows; 0: as for a chunk's. Throws
+// DeviceError where the device cannot run the kernels, or where not even a small chunk fits.
+UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit,
+                         int64_t like_rows = 0);
 
 // The tiles of a precision, widest first, and the facts of one of them. In int8, layers on bytes have those of 16 bit.
 std::vector<TileFacts> tiles_of(Dtype precision);

@@ -318,5 +318,6 @@ def _upgrader(up: Any) -> Upgrader:
 
     # What a backfill writes stays, so it is written in full precision where nobody chose another.
     own: Upgrader = copy.copy(up) if isinstance(up, Upgrader) else Upgrader(up, device="cpu", precision="fp32")
+    own = own.for_jobs()
     own.scale_check = "off"
     return own

@@ -148,11 +148,6 @@ def make_plan(
             raise ConfigError(
                 f"{place} lies in the source, or holds it; the source is never changed, choose another place"
             )
-    if up.device != "cpu":
-        raise ConfigError(
-            f"a backfill runs on the CPU in this version, but the Upgrader is on {up.device!r}: the GPU's kernels "
-            "are not verified, and what a backfill writes stays; use device='cpu'"
-        )
     _check_dims(source, up)
     rows = source.rows if options.limit is None else min(options.limit, source.rows)
     sample = source.sample(SAMPLE_ROWS)
@@ -174,6 +169,7 @@ def make_plan(
             f"this job needs up to {memory:,} bytes of memory, {held + target.held_bytes:,} of them because a store "
             f"must hold that much at once, but max_memory is {options.max_memory:,}; raise it, or choose another store"
         )
+    device_kind = up.device.partition(":")[0]  # any GPU of the same kernels may go on
     fields = {
         "format": FORMAT,
         "bundle": up.digest,
@@ -186,7 +182,7 @@ def make_plan(
         "out_dtype": options.out_dtype,
         "nonfinite": options.nonfinite,
         "precision": up.precision,
-        "device": up.device,
+        "device": device_kind,
         "level": up.level,
         "kernel_version": up.kernel_version,
     }
@@ -209,7 +205,7 @@ def make_plan(
         nonfinite=options.nonfinite,
         normalize=up.spec.normalize,
         precision=up.precision,
-        device=up.device,
+        device=device_kind,
         level=up.level,
         bytes_in=rows * source.row_bytes,
         bytes_out=rows * new_bytes,

@@ -157,7 +157,7 @@ def _create(plan: Plan, up: Upgrader, job_dir: Path, fs: FileSystem) -> None:
 def _resumable(job: Session, plan: Plan, up: Upgrader) -> Upgrader:
     """The upgrader to go on with: at the level that the job was begun with. Raises LedgerMismatch for another job."""
     differing = differences(job.plan.fields, plan.fields)
-    if set(differing) == {"level"}:
+    if set(differing) == {"level"} and job.plan.device == "cpu":
         up = up.at_level(job.plan.level)
     elif differing:
         raise mismatch(str(job.job_dir), differing)
