@@ -23,6 +23,10 @@ template <int kPending>
 FCT_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+// Asks for the 128 bytes at an address of global memory that may be read; a hint.
+FCT_DEVICE void prefetch_l2(const void* source) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(source)));
+}
 
 #else
 
@@ -34,6 +38,7 @@ template <int kPending>
 FCT_DEVICE void copy_async_wait() {
   shim::current().copy_async_wait(kPending);
 }
+FCT_DEVICE void prefetch_l2(const void* source) { static_cast<void>(*static_cast<const volatile char*>(source)); }
 
 #endif
 

@@ -43,6 +43,10 @@ struct LayerArgs {
   const float* scale = nullptr;   // [columns] of a layer that reads bytes; else `cuts` is there
   const int32_t* cuts = nullptr;  // where the float32 sums are cut, ascending, ending with kNoCut
   int32_t narrow = 0;             // y is bytes
+  // Where several blocks share the depth of a tile (split.hpp), else 1 and null.
+  int32_t splits = 1;
+  float* parts = nullptr;        // as many bytes as the plan says
+  uint32_t* arrivals = nullptr;  // [tiles], zeros before and after
 };
 
 constexpr int32_t kNoCut = INT32_MAX;

@@ -29,36 +29,58 @@ FCT_DEVICE double ordered_squares(const float* x, int columns) {
   return squares;
 }
 
+struct RowSums {
+  double squares;
+  bool fits;  // every value, as it is, in Output
+};
+
+// By all lanes of a warp.
 template <typename Output>
-FCT_DEVICE void finish_row(const FinishArgs& args, int64_t row) {
-  const float* const x = args.x + row * args.x_stride;
+FCT_DEVICE RowSums sum_row(const float* x, int columns, bool ordered) {
   double squares = 0.0;
   bool fits = true;
-  for (int c = lane_index(); c < args.columns; c += kWarpLanes) {
+  for (int c = lane_index(); c < columns; c += kWarpLanes) {
     squares += square(x[c]);
     fits &= is_finite(narrowed<Output>(x[c]));
   }
-  squares =
-      args.ordered ? ordered_squares(x, args.columns) : reduce_warp(squares, [](double a, double b) { return a + b; });
-  fits = ballot(fits) == kAllLanes;
-  const bool finite = is_finite(squares);
-  const double norm = square_root(squares);
-  const float uncertainty = args.has_uncertainty ? x[args.columns] : 0.0f;
+  squares = ordered ? ordered_squares(x, columns) : reduce_warp(squares, [](double a, double b) { return a + b; });
+  return {squares, ballot(fits) == kAllLanes};
+}
 
-  unsigned char status = args.status[row];
+struct Verdict {
+  unsigned char status;
+  double scale;  // of a row that is ok
+};
+
+// What becomes of a row with the status `before`.
+FCT_DEVICE Verdict judge(const FinishArgs& args, unsigned char before, double squares, bool fits, float uncertainty) {
+  const double norm = square_root(squares);
+  unsigned char status = before;
   if (status == kRowOk) {
-    const bool overflow = !finite || (!args.normalize && !fits) || !is_finite(uncertainty);
+    const bool overflow = !is_finite(squares) || (!args.normalize && !fits) || !is_finite(uncertainty);
     status = overflow ? kRowOverflow : args.normalize && norm < kSmallestNorm ? kRowZeroNorm : kRowOk;
   }
-  const bool ok = status == kRowOk;
-  const double scale = args.normalize ? reciprocal(norm) : 1.0;
-  Output* const out = static_cast<Output*>(args.out) + row * args.out_stride;
+  return {status, args.normalize ? reciprocal(norm) : 1.0};
+}
+
+template <typename Output>
+FCT_DEVICE void write_row(const FinishArgs& args, const float* x, bool ok, double scale, Output* out) {
   for (int c = lane_index(); c < args.columns; c += kWarpLanes) {
     narrow(ok ? static_cast<float>(static_cast<double>(x[c]) * scale) : 0.0f, out[c]);
   }
+}
+
+template <typename Output>
+FCT_DEVICE void finish_row(const FinishArgs& args, int64_t row) {
+  const float* const x = args.x + row * args.x_stride;
+  const RowSums sums = sum_row<Output>(x, args.columns, args.ordered != 0);
+  const float uncertainty = args.has_uncertainty ? x[args.columns] : 0.0f;
+  const Verdict verdict = judge(args, args.status[row], sums.squares, sums.fits, uncertainty);
+  const bool ok = verdict.status == kRowOk;
+  write_row(args, x, ok, verdict.scale, static_cast<Output*>(args.out) + row * args.out_stride);
   sync_warp();  // every lane has read the status
   if (lane_index() == 0) {
-    args.status[row] = status;
+    args.status[row] = verdict.status;
     if (args.uncertainty != nullptr) args.uncertainty[row] = ok ? uncertainty : 0.0f;
   }
 }

@@ -1,6 +1,6 @@
 #include "cuda/upgrade/launch.hpp"
 
-#include "cuda/runtime.hpp"
+#include "cuda/launch_kernel.hpp"
 #include "cuda/upgrade/finish_rows.hpp"
 #include "cuda/upgrade/layer_ffma.hpp"
 #include "cuda/upgrade/layer_imma.hpp"
@@ -45,21 +45,9 @@ __global__ void __launch_bounds__(kFinishThreads, kFinishBlocks)
   finish_rows(args);
 }
 
-template <typename Args>
-void launch(void (*kernel)(Args), int64_t blocks, int threads, int shared_bytes, const Args& args, cudaStream_t stream,
-            const char* what) {
-  if (blocks == 0) return;
-  if (shared_bytes > 0) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), what);
-  }
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes),
-           stream>>>(args);
-  check(cudaGetLastError(), what);
-}
-
 template <typename T>
 int64_t blocks(const LayerArgs& args) {
-  return (args.rows + T::kRows - 1) / T::kRows * ((args.columns + T::kColumns - 1) / T::kColumns);
+  return (args.rows + T::kRows - 1) / T::kRows * ((args.columns + T::kColumns - 1) / T::kColumns) * args.splits;
 }
 
 template <typename Element, typename Output, typename T>

@@ -15,6 +15,7 @@ class StreamLauncher : public Launcher {
   void load(const LoadArgs& args, Dtype precision) override;
   void layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) override;
   void finish(const FinishArgs& args) override;
+  void fused(const FusedArgs& args, Dtype precision, const FusedPlan& plan, int64_t blocks) override;
 
  private:
   cudaStream_t stream_;

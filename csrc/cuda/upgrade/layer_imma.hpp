@@ -22,7 +22,7 @@ class ImmaLayer {
   }
 
   FCT_DEVICE void run() {
-    StageRing<uint8_t, T> ring(args_, shared_, place_.first_row, place_.first_column);
+    StageRing<uint8_t, T> ring(args_, shared_, place_.first_row, place_.first_column, all_steps<uint8_t>(args_));
     ring.start();
     for (int step = 0; step < ring.steps(); ++step) {
       ring.advance(step);

@@ -3,6 +3,7 @@
 
 #include "cuda/simt/simt.hpp"
 #include "cuda/upgrade/epilogue.hpp"
+#include "cuda/upgrade/split.hpp"
 #include "cuda/upgrade/stage.hpp"
 
 namespace fct::cuda {
@@ -19,7 +20,7 @@ class MmaLayer {
   }
 
   FCT_DEVICE void run() {
-    StageRing<Element, T> ring(args_, shared_, place_.first_row, place_.first_column);
+    StageRing<Element, T> ring(args_, shared_, place_.first_row, place_.first_column, steps_of<Element, T>(args_));
     ring.start();
     for (int step = 0; step < ring.steps(); ++step) {
       ring.advance(step);
@@ -27,6 +28,9 @@ class MmaLayer {
     }
     ring.finish();
     if constexpr (T::kWarpDepths > 1) add_depths();
+    if constexpr (T::kSplits) {
+      if (args_.splits > 1 && !add_splits()) return;
+    }
     if (depth_ == 0) stage_outputs();
     sync_block();
     store_tile<Output, T>(args_, place_, shared_);
@@ -79,6 +83,23 @@ class MmaLayer {
     for_each_sum([&](int i, float& sum) {
       for (int depth = 1; depth < T::kWarpDepths; ++depth) sum += *part(depth, i);
     });
+  }
+
+  // Leaves this block's sums in scratch. True in the block that comes last, whose depth 0 then has the sums of all
+  // splits, added in one order: each depth every kWarpDepths-th split, then the depths.
+  FCT_DEVICE bool add_splits() {
+    const int split = split_of(args_);
+    float* const parts =
+        args_.parts + (block_index() - split) * (kValues * kDepthThreads) + thread_index() % kDepthThreads;
+    const auto part = [&](int from, int i) { return parts + (from * kValues + i) * kDepthThreads; };
+    if (depth_ == 0) for_each_sum([&](int i, float& sum) { *part(split, i) = sum; });
+    if (!comes_last(args_, shared_)) return false;
+    for_each_sum([](int, float& sum) { sum = 0.0f; });
+    for (int from = depth_; from < args_.splits; from += T::kWarpDepths) {
+      for_each_sum([&](int i, float& sum) { sum += *part(from, i); });
+    }
+    if constexpr (T::kWarpDepths > 1) add_depths();
+    return true;
   }
 
   FCT_DEVICE void stage_outputs() {

@@ -17,7 +17,7 @@ class OrderedLayer {
       : args_(args), shared_(shared), place_(tile_place<T>(args)), next_cut_(args.cuts), cut_(*args.cuts) {}
 
   FCT_DEVICE void run() {
-    StageRing<float, T> ring(args_, shared_, place_.first_row, place_.first_column);
+    StageRing<float, T> ring(args_, shared_, place_.first_row, place_.first_column, all_steps<float>(args_));
     ring.start();
     for (int step = 0; step < ring.steps(); ++step) {
       ring.advance(step);

@@ -18,6 +18,16 @@ inline int64_t load_blocks(const LoadArgs& args, int element_bytes) {
   return (args.rows * chunks + kLoadThreads - 1) / kLoadThreads;
 }
 
+// A caller's value in the compute type; `finite` becomes false where it is not.
+template <typename Element>
+FCT_DEVICE Element loaded(float x, bool& finite) {
+  finite &= is_finite(x);
+  Element y = narrowed<Element>(x);
+  // Too large for the compute type: NaN rather than Inf, since nothing on the way hides a NaN, but ReLU hides -Inf.
+  if (!is_finite(y)) narrow(kNaN, y);
+  return y;
+}
+
 template <typename Source, typename Element>
 FCT_DEVICE void load_chunk(const LoadArgs& args, int64_t row, int first) {
   constexpr int kElements = kChunkBytes / static_cast<int>(sizeof(Element));
@@ -29,11 +39,7 @@ FCT_DEVICE void load_chunk(const LoadArgs& args, int64_t row, int first) {
   bool finite = true;
   FCT_UNROLL
   for (int i = 0; i < kElements; ++i) {
-    const float x = first + i < args.columns ? widen(source[i]) : 0.0f;
-    finite &= is_finite(x);
-    narrow(x, target.values[i]);
-    // Too large for the compute type: NaN rather than Inf, since nothing on the way hides a NaN, but ReLU hides -Inf.
-    if (!is_finite(target.values[i])) narrow(kNaN, target.values[i]);
+    target.values[i] = loaded<Element>(first + i < args.columns ? widen(source[i]) : 0.0f, finite);
   }
   *reinterpret_cast<Chunk*>(static_cast<Element*>(args.target) + row * args.target_stride + first) = target.chunk;
   if (!finite) args.status[row] = kRowNonfiniteInput;

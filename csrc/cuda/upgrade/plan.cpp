@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "cuda/upgrade/tile_choice.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -79,29 +80,30 @@ std::vector<Step> steps_of(const TransformLayout& layout, Widths& widths) {
   return steps;
 }
 
-// Waves of blocks over the multiprocessors, each as long as its tile's area takes at the tile's rate.
-double cost(const TileFacts& tile, int64_t rows, int64_t columns, const DeviceFacts& device) {
-  const int64_t waves = ceil_div(blocks_of(tile, rows, columns), device.multiprocessors);
-  return static_cast<double>(waves) * tile.rows * tile.columns / tile.rate;
-}
-
-TileName choose_tile(Dtype precision, int64_t rows, int64_t columns, const DeviceFacts& device) {
-  const TileFacts* best = nullptr;
-  const std::vector<TileFacts> tiles = tiles_of(precision);
-  for (const TileFacts& tile : tiles) {
-    if (tile.shared_bytes > device.shared_bytes) continue;
-    if (best == nullptr || cost(tile, rows, columns, device) < cost(*best, rows, columns, device)) best = &tile;
-  }
-  if (best == nullptr) {
-    throw DeviceError("the device offers a block " + std::to_string(device.shared_bytes) +
-                      " bytes of shared memory, and no kernel does with that");
-  }
-  return best->name;
-}
-
 // Whose tiles a layer has.
 Dtype tiles_for(const TransformLayout& layout, const LayerLayout& layer) {
   return layer.reads_bytes ? Dtype::f16 : layout.precision;
+}
+
+// Gives each layer its tile and splits, chosen as for `like_rows`; bytes of scratch that the splits of a chunk need
+// behind the buffers.
+int64_t choose_tiles(UpgradePlan& plan, int64_t like_rows, bool may_split) {
+  int64_t parts = 0, arrivals = 0;
+  for (Step& step : plan.steps) {
+    if (step.kind != Step::Kind::layer) continue;
+    const TileChoice choice =
+        choose_tile(tiles_for(plan.layout, step.layer), like_rows, step.layer, plan.device, may_split);
+    step.tile = choice.tile.name;
+    step.splits = choice.splits;
+    if (step.splits == 1) continue;
+    const int64_t tiles = blocks_of(choice.tile, plan.chunk_rows, step.layer.columns);
+    parts = std::max(parts, tiles * choice.parts * choice.tile.rows * choice.tile.columns * 4);
+    arrivals = std::max(arrivals, tiles * 4);
+  }
+  plan.parts_at = plan.scratch_bytes;
+  plan.arrivals_at = plan.parts_at + up_to(parts, kBufferAlignment);
+  plan.arrivals_bytes = arrivals;
+  return plan.arrivals_at + up_to(arrivals, kBufferAlignment) - plan.parts_at;
 }
 
 void check(const DeviceFacts& device) {
@@ -115,6 +117,10 @@ void check(const DeviceFacts& device) {
 const char* text_of(const TransformLayout& layout) {
   if (layout.int8) return "int8";
   return layout.precision == Dtype::f32 ? "fp32" : layout.precision == Dtype::f16 ? "fp16" : "bf16";
+}
+
+std::string splits_text(int32_t splits) {
+  return splits == 1 ? "" : "depth split among " + std::to_string(splits) + " blocks, ";
 }
 
 std::string text_of(const Place& place) {
@@ -142,14 +148,22 @@ int64_t blocks_of(const TileFacts& tile, int64_t rows, int64_t columns) {
 }
 
 UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit,
-                         int64_t like_rows) {
+                         int64_t like_rows, bool may_fuse) {
   check(device);
   Widths widths(layout);
-  UpgradePlan plan{.layout = layout, .rows = rows, .steps = steps_of(layout, widths)};
+  UpgradePlan plan{.layout = layout, .rows = rows, .steps = steps_of(layout, widths), .device = device, .fused = {}};
   const int64_t fitting = (scratch_limit - kBuffers * kBufferAlignment) / widths.row_bytes();
   if (fitting < 1) {
     throw DeviceError("a row needs " + std::to_string(widths.row_bytes()) + " bytes of scratch, and " +
                       std::to_string(scratch_limit) + " bytes are allowed in all");
+  }
+  if (may_fuse) plan.fused = plan_fused(layout, device);
+  if (plan.fused) {
+    // One launch, as long as the caller's own rows, which a limit is for too, are no more than the activations would
+    // be.
+    plan.chunk_rows = std::clamp<int64_t>(rows, 1, fitting);
+    plan.steps = {{.kind = Step::Kind::fused, .layer = {}, .x = {}, .y = {}}};
+    return plan;
   }
   // Chunks of nearly one size, in whole tiles where there are several.
   const int64_t most = std::min(fitting, kMostChunkRows);
@@ -161,24 +175,25 @@ UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& devic
     plan.scratch_bytes += up_to(plan.chunk_rows * widths.of(buffer), kBufferAlignment);
   }
   const int64_t chosen_for = like_rows > 0 ? std::min(like_rows, kMostChunkRows) : plan.chunk_rows;
-  for (Step& step : plan.steps) {
-    if (step.kind == Step::Kind::layer)
-      step.tile = choose_tile(tiles_for(layout, step.layer), chosen_for, step.layer.columns, device);
-  }
+  int64_t split_bytes = choose_tiles(plan, chosen_for, !layout.int8);
+  if (plan.scratch_bytes + split_bytes > scratch_limit) split_bytes = choose_tiles(plan, chosen_for, false);
+  plan.scratch_bytes += split_bytes;
   return plan;
 }
 
 std::string UpgradePlan::family() const {
-  // The small tile splits the depth among warps; in float32, and in int8, every tile gives the same sums.
-  std::string name = "layers";
-  if (layout.precision == Dtype::f32) return name;
+  if (fused) return "fused";
+  // The small tile splits the depth among warps, others may split it among blocks; in float32, and in int8,
+  // all give the same sums.
+  std::string small, splits;
   int index = 0;
   for (const Step& step : steps) {
     if (step.kind != Step::Kind::layer) continue;
-    if (step.tile == TileName::small) name += (name == "layers" ? " small:" : ",") + std::to_string(index);
-    ++index;
+    const std::string number = std::to_string(index++);
+    if (step.tile == TileName::small) small += (small.empty() ? " small:" : ",") + number;
+    if (step.splits > 1) splits += (splits.empty() ? " split:" : ",") + number + "x" + std::to_string(step.splits);
   }
-  return name;
+  return layout.precision == Dtype::f32 ? "layers" : "layers" + small + splits;
 }
 
 std::string UpgradePlan::text() const {
@@ -193,8 +208,11 @@ std::string UpgradePlan::text() const {
       out << "layer " << step.layer.depth << " -> " << step.layer.columns << (step.layer.relu ? " relu" : "")
           << (step.layer.reads_bytes ? " bytes" : "") << (step.layer.writes_bytes ? " to bytes" : "") << ", "
           << text_of(step.x) << " -> " << text_of(step.y) << ", tile " << tile.text << " " << tile.rows << "x"
-          << tile.columns << ", " << tile.stages << " stages, " << tile.shared_bytes << " bytes shared, "
-          << blocks_of(tile, chunk_rows, step.layer.columns) << " blocks of " << tile.threads << "\n";
+          << tile.columns << ", " << splits_text(step.splits) << tile.stages << " stages, " << tile.shared_bytes
+          << " bytes shared, " << blocks_of(tile, chunk_rows, step.layer.columns) * step.splits << " blocks of "
+          << tile.threads << "\n";
+    } else if (step.kind == Step::Kind::fused) {
+      out << fused->text();
     } else {
       out << "finish" << (layout.normalize ? " unit norm" : "") << (layout.uncertainty ? ", uncertainty" : "") << "\n";
     }

@@ -4,10 +4,12 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cuda/device.hpp"
+#include "cuda/upgrade/fused_plan.hpp"
 #include "cuda/upgrade/layout.hpp"
 #include "cuda/upgrade/tile.hpp"
 
@@ -27,11 +29,12 @@ struct Place {
 };
 
 struct Step {
-  enum class Kind : int32_t { load, layer, finish };
+  enum class Kind : int32_t { load, layer, finish, fused };
   Kind kind = Kind::load;
   bool reads_side = false;  // load
   LayerLayout layer;        // layer
   TileName tile = TileName::square;
+  int32_t splits = 1;  // blocks that share a tile's depth
   Place x;
   Place y;
 };
@@ -41,8 +44,13 @@ struct UpgradePlan {
   int64_t rows = 0;
   int64_t chunk_rows = 0;
   std::array<int64_t, kBuffers> buffer_at{};  // bytes from the start of scratch
+  int64_t parts_at = 0;                       // of splits, and their arrivals
+  int64_t arrivals_at = 0;
+  int64_t arrivals_bytes = 0;  // 0 where no layer is split
   int64_t scratch_bytes = 0;
   std::vector<Step> steps;  // of each chunk, in order
+  DeviceFacts device;
+  std::optional<FusedPlan> fused;  // where the only step is Kind::fused
 
   std::string text() const;
   // Plans of one family give a row the same bits.
@@ -52,7 +60,7 @@ struct UpgradePlan {
 // `scratch_limit` in bytes. `like_rows`: kernels are chosen as for so many rows; 0: as for a chunk's. Throws
 // DeviceError where the device cannot run the kernels, or where not even a small chunk fits.
 UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& device, int64_t rows, int64_t scratch_limit,
-                         int64_t like_rows = 0);
+                         int64_t like_rows = 0, bool may_fuse = true);
 
 // The tiles of a precision, widest first, and the facts of one of them. In int8, layers on bytes have those of 16 bit.
 std::vector<TileFacts> tiles_of(Dtype precision);

@@ -12,7 +12,8 @@ class ChunkRun {
       : plan_(plan), run_(run), launcher_(launcher), first_(first), rows_(rows), status_(run.status + first) {}
 
   void go() {
-    launcher_.clear(status_, rows_);
+    if (!plan_.fused) launcher_.clear(status_, rows_);  // it writes each row's status itself
+    if (plan_.arrivals_bytes > 0) launcher_.clear(run_.scratch + plan_.arrivals_at, plan_.arrivals_bytes);
     for (const Step& step : plan_.steps) {
       switch (step.kind) {
         case Step::Kind::load:
@@ -23,6 +24,9 @@ class ChunkRun {
           break;
         case Step::Kind::finish:
           finish(step);
+          break;
+        case Step::Kind::fused:
+          fused();
           break;
       }
     }
@@ -74,23 +78,51 @@ class ChunkRun {
                      .status = narrow ? status_ : nullptr,
                      .scale = step.layer.reads_bytes ? weights_at<float>(step.layer.scale_at) : nullptr,
                      .cuts = cut ? weights_at<int32_t>(step.layer.cuts_at) : nullptr,
-                     .narrow = step.layer.writes_bytes},
+                     .narrow = step.layer.writes_bytes,
+                     .splits = step.splits,
+                     .parts = reinterpret_cast<float*>(run_.scratch + plan_.parts_at),
+                     .arrivals = reinterpret_cast<uint32_t*>(run_.scratch + plan_.arrivals_at)},
                     plan_.layout.precision, step.tile, last);
   }
 
   void finish(const Step& step) {
-    launcher_.finish({.x = reinterpret_cast<const float*>(at(step.x)),
-                      .x_stride = step.x.stride,
-                      .out = rows_from(run_.out),
-                      .out_stride = run_.out.stride,
-                      .out_dtype = static_cast<int32_t>(run_.out.dtype),
-                      .columns = plan_.layout.new_dim,
-                      .normalize = plan_.layout.normalize,
-                      .has_uncertainty = plan_.layout.uncertainty,
-                      .uncertainty = run_.uncertainty == nullptr ? nullptr : run_.uncertainty + first_,
-                      .rows = rows_,
-                      .status = status_,
-                      .ordered = plan_.layout.int8});
+    launcher_.finish(finish_args(reinterpret_cast<const float*>(at(step.x)), step.x.stride));
+  }
+
+  FinishArgs finish_args(const float* x, int64_t x_stride) const {
+    return {.x = x,
+            .x_stride = x_stride,
+            .out = rows_from(run_.out),
+            .out_stride = run_.out.stride,
+            .out_dtype = static_cast<int32_t>(run_.out.dtype),
+            .columns = plan_.layout.new_dim,
+            .normalize = plan_.layout.normalize,
+            .has_uncertainty = plan_.layout.uncertainty,
+            .uncertainty = run_.uncertainty == nullptr ? nullptr : run_.uncertainty + first_,
+            .rows = rows_,
+            .status = status_,
+            .ordered = plan_.layout.int8};
+  }
+
+  FusedInput input(const RowsOf<const unsigned char*>& rows, int32_t columns) const {
+    if (columns == 0) return {};
+    return {
+        .data = rows_from(rows), .stride = rows.stride, .dtype = static_cast<int32_t>(rows.dtype), .columns = columns};
+  }
+
+  void fused() {
+    const FusedPlan& plan = *plan_.fused;
+    FusedArgs args;
+    args.old = input(run_.old, plan_.layout.old_dim);
+    args.side = input(run_.side, plan_.layout.side_dim);
+    args.weights = run_.weights;
+    std::copy(plan.steps.begin(), plan.steps.end(), args.steps);
+    args.step_count = plan.step_count;
+    args.row_bytes = plan.row_bytes;
+    args.rows_at = plan.rows_at;
+    args.status_at = plan.status_at;
+    args.finish = finish_args(nullptr, 0);
+    launcher_.fused(args, plan_.layout.precision, plan, plan.blocks(rows_, plan_.device));
   }
 
   const UpgradePlan& plan_;

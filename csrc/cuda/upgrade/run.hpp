@@ -33,6 +33,7 @@ class Launcher {
   virtual void load(const LoadArgs& args, Dtype precision) = 0;
   virtual void layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) = 0;
   virtual void finish(const FinishArgs& args) = 0;
+  virtual void fused(const FusedArgs& args, Dtype precision, const FusedPlan& plan, int64_t blocks) = 0;
 };
 
 void run_upgrade(const UpgradePlan& plan, const UpgradeRun& run, Launcher& launcher);

@@ -12,24 +12,39 @@ namespace fct::cuda {
 
 FCT_DEVICE int chunk_at(int row, int chunk) { return row * kStepBytes + ((chunk ^ (row & 7)) * kChunkBytes); }
 
+// The steps of depth that a block takes; of all of them where it shares its tile with no other.
+struct Steps {
+  int first;
+  int end;
+};
+
+template <typename Element>
+constexpr int kStepElements = kStepBytes / static_cast<int>(sizeof(Element));
+
+template <typename Element>
+FCT_DEVICE Steps all_steps(const LayerArgs& args) {
+  return {0, (args.depth + kStepElements<Element> - 1) / kStepElements<Element>};
+}
+
 template <typename Element, typename T>
 class StageRing {
  public:
   static constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Element));
-  static constexpr int kStepElements = kStepBytes / static_cast<int>(sizeof(Element));
 
-  FCT_DEVICE StageRing(const LayerArgs& args, unsigned char* shared, int64_t first_row, int first_column)
-      : shared_(shared), depth_(args.depth), steps_((args.depth + kStepElements - 1) / kStepElements) {
+  FCT_DEVICE StageRing(const LayerArgs& args, unsigned char* shared, int64_t first_row, int first_column, Steps taken)
+      : shared_(shared), depth_(args.depth - taken.first * kStepElements<Element>), steps_(taken.end - taken.first) {
     // A thread fills the same chunk of every kRowStep-th row.
     row_ = thread_index() / kStepChunks;
     chunk_ = thread_index() % kStepChunks;
     x_.base = static_cast<const Element*>(args.x);
-    x_.first = x_.base + (first_row + row_) * args.x_stride + chunk_ * kChunkElements;
+    x_.first =
+        x_.base + (first_row + row_) * args.x_stride + chunk_ * kChunkElements + taken.first * kStepElements<Element>;
     x_.stride = args.x_stride;
     const int64_t rows_left = args.rows - first_row;
     x_.rows = rows_left < T::kRows ? static_cast<int>(rows_left) : T::kRows;
     weight_.base = static_cast<const Element*>(args.weight);
-    weight_.first = weight_.base + static_cast<int64_t>(first_column + row_) * args.depth + chunk_ * kChunkElements;
+    weight_.first = weight_.base + static_cast<int64_t>(first_column + row_) * args.depth + chunk_ * kChunkElements +
+                    taken.first * kStepElements<Element>;
     weight_.stride = args.depth;
     const int columns_left = args.columns - first_column;
     weight_.rows = columns_left < T::kColumns ? columns_left : T::kColumns;
@@ -39,7 +54,8 @@ class StageRing {
   FCT_DEVICE const unsigned char* x_stage(int step) const { return stage(step); }
   FCT_DEVICE const unsigned char* weight_stage(int step) const { return stage(step) + T::kRows * kStepBytes; }
 
-  // Fills the first stages. Each step has a group of its own, empty past the last, so that waits count steps.
+  // Steps count from the first that was taken. Fills the first stages. Each step has a group of its own, empty past the
+  // last, so that waits count steps.
   FCT_DEVICE void start() {
     FCT_UNROLL
     for (int step = 0; step < T::kStages - 1; ++step) fill(step);
@@ -69,7 +85,7 @@ class StageRing {
 
   FCT_DEVICE void fill(int step) {
     if (step < steps_) {
-      const int depth = step * kStepElements;
+      const int depth = step * kStepElements<Element>;
       const bool inside = depth + chunk_ * kChunkElements < depth_;
       unsigned char* const target = stage(step);
       fill_side<T::kRows>(x_, depth, inside, target);
@@ -108,7 +124,8 @@ struct TilePlace {
 template <typename T>
 FCT_DEVICE TilePlace tile_place(const LayerArgs& args) {
   // 32 bits hold any block index, and divide without a call.
-  const uint32_t block = static_cast<uint32_t>(block_index());
+  uint32_t block = static_cast<uint32_t>(block_index());
+  if constexpr (T::kSplits) block /= static_cast<uint32_t>(args.splits);  // the splits of a tile are neighbours
   const uint32_t across = static_cast<uint32_t>((args.columns + T::kColumns - 1) / T::kColumns);
   return {static_cast<int64_t>(block / across) * T::kRows, static_cast<int>(block % across) * T::kColumns};
 }

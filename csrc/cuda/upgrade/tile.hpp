@@ -11,6 +11,9 @@ constexpr int kStepBytes = 128;
 constexpr int kChunkBytes = 16;
 constexpr int kStepChunks = kStepBytes / kChunkBytes;
 
+// Blocks that share a tile's depth take whole multiples of so many steps; float32 sums are cut there too.
+constexpr int kSplitSteps = 2;
+
 // A block computes Rows x Columns outputs with a grid of warps; Depths > 1 splits each step of depth among warps.
 template <int Rows, int Columns, int WarpRows, int WarpColumns, int WarpDepths, int Stages>
 struct Tile {
@@ -22,6 +25,7 @@ struct Tile {
   static constexpr int kStages = Stages;
   static constexpr int kThreads = 32 * WarpRows * WarpColumns * WarpDepths;
   static constexpr int kStageBytes = (Rows + Columns) * kStepBytes;
+  static constexpr bool kSplits = Rows <= 64;  // few rows: blocks may share the depth (split.hpp)
   // Staging of outputs: rows padded by whole chunks so that a warp's stores fall into different banks.
   template <typename Output>
   static constexpr int kOutputStride =
@@ -60,11 +64,13 @@ struct TileFacts {
   int threads;
   int64_t shared_bytes;
   double rate;
+  bool splits;
 };
 
 template <typename T>
 constexpr TileFacts facts_of(TileName name, const char* text, double rate) {
-  return {name, text, T::kRows, T::kColumns, T::kStages, T::kThreads, T::template kSharedBytes<float>, rate};
+  return {name, text,      T::kRows, T::kColumns, T::kStages, T::kThreads, T::template kSharedBytes<float>,
+          rate, T::kSplits};
 }
 
 constexpr std::array<TileFacts, 4> kMmaTiles = {

@@ -71,6 +71,45 @@ void StreamLauncher::layer(const LayerArgs& args, Dtype precision, TileName, boo
   });
 }
 
+// Every row by itself, in memory laid out as the kernel's.
+void StreamLauncher::fused(const FusedArgs& args, Dtype precision, const FusedPlan&, int64_t) {
+  ++launches;
+  fake::runtime().queue(stream_, [=] {
+    std::vector<unsigned char> row(static_cast<std::size_t>(args.row_bytes));
+    for (int64_t r = 0; r < args.finish.rows; ++r) {
+      std::fill(row.begin(), row.end(), 0);
+      args.finish.status[r] = kRowOk;
+      for (int s = 0; s < args.step_count; ++s) {
+        const FusedStep& step = args.steps[s];
+        if (step.kind != FusedStep::Kind::layer) {
+          const FusedInput& input = step.kind == FusedStep::Kind::load_old ? args.old : args.side;
+          for (int64_t c = 0; c < input.columns; ++c) {
+            const float x = read(input.data, r * input.stride + c, static_cast<Dtype>(input.dtype));
+            if (!std::isfinite(x)) args.finish.status[r] = kRowNonfiniteInput;
+            write(row.data() + step.y_at, c, precision, x);
+          }
+          continue;
+        }
+        std::vector<float> y(static_cast<std::size_t>(step.columns));
+        for (int64_t o = 0; o < step.columns; ++o) {
+          double sum = read(args.weights + step.bias_at, o, Dtype::f32);
+          for (int64_t k = 0; k < step.depth; ++k) {
+            const double w = read(args.weights + step.weight_at, o * step.depth + k, precision);
+            if (w != 0.0) sum += w * read(row.data() + step.x_at, k, precision);
+          }
+          y[static_cast<std::size_t>(o)] = step.relu && sum < 0 ? 0.0f : static_cast<float>(sum);
+        }
+        for (int64_t o = 0; o < step.columns; ++o)
+          write(row.data() + step.y_at, o, step.last ? Dtype::f32 : precision, y[static_cast<std::size_t>(o)]);
+      }
+      for (int64_t c = 0; c < args.finish.columns; ++c) {
+        const float x = args.finish.status[r] == kRowOk ? read(row.data(), c, Dtype::f32) : 0.0f;
+        write(args.finish.out, r * args.finish.out_stride + c, static_cast<Dtype>(args.finish.out_dtype), x);
+      }
+    }
+  });
+}
+
 void StreamLauncher::finish(const FinishArgs& args) {
   fake::runtime().queue(stream_, [=] {
     for (int64_t r = 0; r < args.rows; ++r) {

@@ -80,7 +80,7 @@ void check_family() {
   };
   for (Dtype precision : {Dtype::f16, Dtype::bf16}) {
     CHECK(family(precision, 100000, 0) == "layers");
-    CHECK(family(precision, 1, 0) == "layers small:0,1,2,3");
+    CHECK(family(precision, 1, 0) == "layers small:0,1,2,3 split:3x16");
     for (int64_t rows : {1, 100, 5000, 1000000}) CHECK(family(precision, rows, 1 << 17) == "layers");
     const HostShape few{.rows = 3, .like_rows = 1 << 17};
     CHECK(plan_host(layout(128, 128, 128, precision), kDevice, few, 2048 * kMiB).chunk.family() == "layers");

@@ -39,6 +39,7 @@ class ShimLauncher : public Launcher {
   void finish(const FinishArgs& args) override {
     go((args.rows + kFinishRows - 1) / kFinishRows, kFinishThreads, 0, [&](unsigned char*) { finish_rows(args); });
   }
+  void fused(const FusedArgs&, Dtype, const FusedPlan&, int64_t) override { CHECK(false); }
 
  private:
   void go(int64_t blocks, int threads, int64_t shared_bytes, const shim::Body& body) {

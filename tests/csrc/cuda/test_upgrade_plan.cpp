@@ -26,16 +26,20 @@ TransformSource standard(int64_t old_dim, int64_t side_dim, int64_t new_dim, int
 }
 
 UpgradePlan plan(const TransformSource& source, const DeviceFacts& device, int64_t rows, int64_t limit = 4 * kGigabyte,
-                 Dtype precision = Dtype::f16) {
-  return plan_upgrade(layout_of(source, precision), device, rows, limit);
+                 Dtype precision = Dtype::f16, int64_t like_rows = 0, bool may_fuse = true) {
+  return plan_upgrade(layout_of(source, precision), device, rows, limit, like_rows, may_fuse);
+}
+
+const Step& step_of_layer(const UpgradePlan& plan, int64_t depth, int64_t columns) {
+  for (const Step& step : plan.steps) {
+    if (step.kind == Step::Kind::layer && step.layer.depth == depth && step.layer.columns == columns) return step;
+  }
+  CHECK(false);
+  return plan.steps.front();
 }
 
 TileName tile_of_layer(const UpgradePlan& plan, int64_t depth, int64_t columns) {
-  for (const Step& step : plan.steps) {
-    if (step.kind == Step::Kind::layer && step.layer.depth == depth && step.layer.columns == columns) return step.tile;
-  }
-  CHECK(false);
-  return TileName::wide;
+  return step_of_layer(plan, depth, columns).tile;
 }
 
 void check_tiles() {
@@ -83,8 +87,9 @@ void check_buffers() {
   for (const TransformSource& h : {standard(128, 128, 128, 2048, false), standard(19, 7, 23, 45, true),
                                    standard(2048, 0, 16, 64, false), standard(16, 1024, 2048, 64, true)}) {
     for (Dtype precision : {Dtype::f32, Dtype::f16}) {
-      const UpgradePlan made = plan(h, kH200, 1000, kGigabyte, precision);
-      std::array<int64_t, kBuffers> ends{made.buffer_at[1], made.buffer_at[2], made.buffer_at[3], made.scratch_bytes};
+      const UpgradePlan made = plan(h, kH200, 1000, kGigabyte, precision, 0, false);
+      std::array<int64_t, kBuffers> ends{made.buffer_at[1], made.buffer_at[2], made.buffer_at[3], made.parts_at};
+      CHECK(made.parts_at <= made.arrivals_at && made.arrivals_at + made.arrivals_bytes <= made.scratch_bytes);
       for (const Step& step : made.steps) {
         if (step.kind == Step::Kind::finish) continue;
         const int64_t element = step.y.buffer == Buffer::last ? 4 : size_of(precision);
@@ -98,6 +103,105 @@ void check_buffers() {
         }
       }
     }
+  }
+}
+
+// Few rows: the wide layers have a block for nearly every multiprocessor, by more blocks along the depth where there
+// are too few tiles. Many rows: no layer is split.
+void check_splits() {
+  const TransformSource h = standard(128, 128, 128, 2048, false);
+  for (Dtype precision : {Dtype::f16, Dtype::bf16, Dtype::f32}) {
+    for (int64_t rows : {1, 16, 17, 32, 64}) {
+      const UpgradePlan made = plan(h, kH200, rows, kGigabyte, precision);
+      for (int64_t columns : {2048, 128}) {
+        const Step& step = step_of_layer(made, 2048, columns);
+        const int64_t blocks = blocks_of(tile_of(precision, step.tile), rows, columns) * step.splits;
+        CHECK(blocks >= 120);
+        CHECK(columns != 128 || step.splits > 1);
+      }
+      CHECK(made.arrivals_bytes > 0 && made.text().find("depth split among ") != std::string::npos);
+    }
+    for (const Step& step : plan(h, kH200, 65536, 4 * kGigabyte, precision).steps) CHECK(step.splits == 1);
+    const UpgradePlan pinned = plan(h, kH200, 1, kGigabyte, precision, 1 << 17);
+    for (const Step& step : pinned.steps) {
+      CHECK(step.splits == 1);
+      CHECK(step.tile != TileName::small);
+    }
+    // Chosen as for few rows, but with scratch for all that there are.
+    const UpgradePlan like = plan(h, kH200, 1000, kGigabyte, precision, 1);
+    int64_t parts = 0, arrivals = 0;
+    for (const Step& step : like.steps) {
+      if (step.kind != Step::Kind::layer || step.splits == 1) continue;
+      const TileFacts tile = tile_of(precision, step.tile);
+      const int64_t tiles = blocks_of(tile, 1000, step.layer.columns);
+      const int64_t sums = (step.layer.depth * size_of(precision) / 128 + 1) / 2;
+      parts = std::max(parts, tiles * (precision == Dtype::f32 ? sums : step.splits) * tile.rows * tile.columns * 4);
+      arrivals = std::max(arrivals, tiles * 4);
+    }
+    CHECK(parts > 0 && like.arrivals_at - like.parts_at >= parts && like.arrivals_bytes == arrivals);
+    // Splits are left out where their scratch would pass the limit.
+    const UpgradePlan tight = plan(h, kH200, 64, pinned.scratch_bytes * 64 + 4096, precision);
+    CHECK(tight.arrivals_bytes == 0 && tight.scratch_bytes <= pinned.scratch_bytes * 64 + 4096);
+  }
+}
+
+bool is_fused(const TransformSource& source, const DeviceFacts& device = kH200, Dtype precision = Dtype::f16) {
+  const UpgradePlan made = plan(source, device, 1000, kGigabyte, precision);
+  const bool fused = made.steps.size() == 1 && made.steps[0].kind == Step::Kind::fused;
+  CHECK(fused == made.fused.has_value());
+  if (fused) {
+    CHECK(made.family() == "fused");
+    CHECK(made.fused->shared_bytes <= device.shared_bytes && made.scratch_bytes == 0 && made.chunk_rows == 1000);
+  }
+  return fused;
+}
+
+// A small h is fused where its weights and four warps' rows fit shared memory; all others go layer by layer.
+void check_fused() {
+  CHECK(is_fused(standard(32, 32, 32, 128, false)) && is_fused(standard(32, 32, 32, 128, true), kH200, Dtype::bf16));
+  CHECK(!is_fused(standard(32, 32, 32, 128, false), kA10) && is_fused(standard(16, 16, 16, 64, false), kA10));
+  CHECK(!is_fused(standard(32, 32, 32, 128, false), kH200, Dtype::f32));
+  CHECK(is_fused(standard(16, 0, 16, 240, false)) && !is_fused(standard(16, 0, 16, 288, false)));
+  CHECK(!is_fused(standard(128, 128, 128, 2048, false)) && !is_fused(standard(300, 0, 16, 16, false)));
+  TransformSource long_one = standard(16, 0, 16, 16, false);
+  long_one.trunk.insert(long_one.trunk.begin(), 30, {nullptr, nullptr, 32, 32, true});
+  CHECK(!is_fused(long_one));
+  const TransformSource h = standard(32, 32, 32, 128, false);
+  CHECK(plan(h, kH200, 1000, kGigabyte, Dtype::f16, 0, false).steps.size() > 1);
+
+  const FusedPlan fused = *plan(h, kH200, 1000).fused;
+  CHECK(fused.warps == 8 && fused.blocks_per_multiprocessor == 1 && !fused.deep);
+  DeviceFacts less = kH200;
+  less.shared_bytes = 164 * 1024;
+  CHECK(plan(h, less, 1000).fused->warps == 4);
+  CHECK(fused.blocks(0, kH200) == 0 && fused.blocks(33, kH200) == 2 && fused.blocks(1 << 20, kH200) == 132);
+  CHECK(plan(standard(16, 16, 16, 64, false), kH200, 1000).fused->blocks_per_multiprocessor == 2);
+  CHECK(plan(standard(16, 0, 16, 200, false), kH200, 1000).fused->deep);
+  // One launch for many rows, but chunks that a limit holds.
+  CHECK(plan(h, kH200, 1000000, 4 * kGigabyte).chunk_rows == 1000000);
+  CHECK(plan(h, kH200, 1000000, kGigabyte / 4).chunk_rows < 1000000);
+}
+
+// What the fused kernel keeps in shared memory lies apart, and eight neighbouring rows lie in eight different banks.
+void check_fused_places() {
+  for (const TransformSource& h : {standard(32, 32, 32, 128, true), standard(19, 7, 23, 45, true),
+                                   standard(16, 0, 16, 200, false), standard(5, 3, 1, 4, false)}) {
+    const FusedPlan fused = *plan(h, kH200, 1000).fused;
+    int64_t end = 0;
+    for (int s = 0; s < fused.step_count; ++s) {
+      const FusedStep& step = fused.steps[static_cast<std::size_t>(s)];
+      CHECK(step.x_at % 16 == 0 && step.y_at % 16 == 0);
+      if (step.kind != FusedStep::Kind::layer) continue;
+      const int64_t columns = (step.columns + 15) / 16 * 16, depth = (step.depth + 15) / 16, stride = depth * 32 + 16;
+      CHECK(depth <= (fused.deep ? kDeepDepth : kShallowDepth));
+      CHECK(step.weight_shared == end);
+      CHECK(step.bias_shared == end + columns * stride);
+      end = step.bias_shared + columns * 4;
+      CHECK(step.x_at + depth * 32 <= fused.row_bytes && step.y_at + columns * (step.last ? 4 : 2) <= fused.row_bytes);
+    }
+    CHECK(fused.rows_at == end && fused.rows_at % 16 == 0 && fused.row_bytes / 16 % 2 == 1);
+    CHECK(fused.status_at == end + fused.warps * kFusedRows * fused.row_bytes);
+    CHECK(fused.shared_bytes == fused.status_at + fused.warps * kFusedRows);
   }
 }
 
@@ -140,6 +244,10 @@ void check_weights() {
 
 void check_text() {
   const std::string text = plan(standard(128, 64, 128, 2048, true), kH200, 300000).text();
+  const std::string fused = plan(standard(32, 16, 32, 128, false), kH200, 10).text();
+  for (const char* part : {"fused: 32 rows a warp, 8 warps", "load side -> byte 0", "layer 128 -> 32, byte 0 -> 0"}) {
+    CHECK(fused.find(part) != std::string::npos);
+  }
   for (const char* part : {"fp16, 300000 rows in chunks of 100096", "load side -> input", "layer 2048 -> 2048 relu",
                            "tile wide 128x256, 3 stages", "pong -> ping+256", "finish unit norm, uncertainty"}) {
     if (text.find(part) == std::string::npos) {
@@ -157,6 +265,9 @@ int main() {
   fct::cuda::check_tile_facts();
   fct::cuda::check_chunks();
   fct::cuda::check_buffers();
+  fct::cuda::check_splits();
+  fct::cuda::check_fused();
+  fct::cuda::check_fused_places();
   fct::cuda::check_refusals();
   fct::cuda::check_weights();
   fct::cuda::check_text();
