@@ -37,16 +37,17 @@ def search_record(nq: int, n: int, dim: int, k: int) -> Record:
     faiss.omp_set_num_threads(usable_threads(None))
     index = faiss.IndexFlatIP(dim)
     index.add(gallery)
-    prepared = prepare_gallery(gallery, "ip")
+    prepared, coarse = (prepare_gallery(gallery, "ip", precision=precision) for precision in ("fp32", "int8"))
     tensors = torch.from_numpy(queries), torch.from_numpy(gallery)
     # The same rows; near ties may change places, since faiss sums in another order.
     ours, theirs = topk(queries, gallery, k, metric="ip")[1], index.search(queries, k)[1]
     assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(ours, theirs, strict=True)]) > 0.999 * k
-    record = Record(f"topk fp32, {nq} queries x {n} x {dim}, k = {k}", {"threads": usable_threads(None)})
+    record = Record(f"topk, {nq} queries x {n} x {dim}, k = {k}", {"threads": usable_threads(None)})
     record.timings = interleave(
         {
             "fct_fast": lambda: topk(queries, gallery, k, metric="ip"),
             "fct_fast, prepared": lambda: topk(queries, prepared, k, metric="ip"),
+            "fct_fast int8, prepared": lambda: topk(queries, coarse, k, metric="ip"),
             "faiss-cpu IndexFlatIP": lambda: index.search(queries, k),
             "torch matmul + topk": lambda: torch_topk(*tensors, k),
             "reading the gallery": memory_reader(gallery, usable_threads(None)),
@@ -58,6 +59,9 @@ def search_record(nq: int, n: int, dim: int, k: int) -> Record:
         "GFLOP/s": 2 * nq * n * dim / median["fct_fast"] / 1e9,
         "times faiss-cpu": median["faiss-cpu IndexFlatIP"] / median["fct_fast"],
         "times torch": median["torch matmul + topk"] / median["fct_fast"],
+        "prepared, times faiss-cpu": median["faiss-cpu IndexFlatIP"] / median["fct_fast, prepared"],
+        "int8, times faiss-cpu": median["faiss-cpu IndexFlatIP"] / median["fct_fast int8, prepared"],
+        "int8, times fp32 prepared": median["fct_fast, prepared"] / median["fct_fast int8, prepared"],
         "gallery GB/s": gallery.nbytes / median["fct_fast"] / 1e9,
         "gallery GB/s, prepared": gallery.nbytes / median["fct_fast, prepared"] / 1e9,
         "share of reading": median["reading the gallery"] / median["fct_fast"],

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+REST_SECONDS = 0.02
+SHORT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,26 @@ class Record:
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, Timing]:
-    """Each contender once to warm up, then `rounds` rounds of all in turn."""
-    for run in contenders.values():
-        run()
+    """Each contender once to warm up, then `rounds` rounds of all in turn.
+
+    A turn begins with a rest: the threads of OpenMP spin for a while after a call of torch or faiss, and would take a
+    core from whoever comes next. A short call is made once untimed after it, so that the timed one finds warm caches.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    short = {name: _timed(run) < SHORT_SECONDS for name, run in contenders.items()}
     for _ in range(rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            time.sleep(REST_SECONDS)
+            if short[name]:
+                run()
+            seconds[name].append(_timed(run))
     return {name: Timing(statistics.median(s), min(s), rounds) for name, s in seconds.items()}
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def machine() -> dict[str, Any]:

@@ -20,9 +20,9 @@ constexpr int64_t kActivationBytes = 1700 * 1024;
 constexpr int64_t kMinBlockRows = 12;
 constexpr int64_t kRowMultiple = 12;  // whole register tiles at every level
 
-// Up to this many rows, threads share the columns of each layer: a share of the rows would have each thread read all
-// weights, and with one row there is nothing to share.
-constexpr int64_t kMaxColumnRows = 64;
+// Up to this many blocks a thread, threads share the columns of each layer, one block after the other: a share of so
+// few rows would have each thread read all weights, or leave one waiting for another's last block.
+constexpr int64_t kColumnBlocks = 2;
 constexpr int64_t kTaskPanels = 4;  // whole register tiles at every level
 // Work in multiply-adds, a few rows counted as kStreamRows: so long the reading of the weights sets the pace. On a core
 // about 25 a nanosecond.
@@ -31,11 +31,17 @@ constexpr int64_t kTaskWork = 160'000;  // a task of panels, against the cost of
 constexpr int64_t kThreadWork =
     15'000'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
 
-int64_t block_rows(const PackedTransform& packed, int64_t element_bytes, int64_t rows, int threads) {
+int64_t fitting_rows(const PackedTransform& packed, int64_t element_bytes) {
   const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
   const int64_t fitting = kActivationBytes / row_bytes / kRowMultiple * kRowMultiple;
-  const int64_t share = (rows + threads - 1) / threads;
-  return std::min(std::clamp(fitting, kMinBlockRows, kMaxBlockRows), std::max<int64_t>(share, 1));
+  return std::clamp(fitting, kMinBlockRows, kMaxBlockRows);
+}
+
+// Rows of a block, so that blocks of at most `most` rows are all but equal, and as many for each of the threads.
+int64_t even_rows(int64_t rows, int64_t most, int threads) {
+  const int64_t rounds = (rows + most * threads - 1) / (most * threads);
+  const int64_t even = (rows + rounds * threads - 1) / (rounds * threads);
+  return std::clamp<int64_t>((even + kRowMultiple - 1) / kRowMultiple * kRowMultiple, 1, most);
 }
 
 void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call) {
@@ -73,7 +79,7 @@ int useful_threads(const PackedTransform& packed, int64_t rows, int threads) {
 template <typename Run>
 void share_rows(const PackedTransform& packed, int64_t element_bytes, const UpgradeCall& call, int threads,
                 const StopFn& stop, Run run) {
-  const int64_t step = block_rows(packed, element_bytes, call.old.rows, threads);
+  const int64_t step = even_rows(std::max<int64_t>(call.old.rows, 1), fitting_rows(packed, element_bytes), threads);
   const int64_t blocks = (call.old.rows + step - 1) / step;
   parallel_for(
       blocks, threads,
@@ -85,14 +91,14 @@ void share_rows(const PackedTransform& packed, int64_t element_bytes, const Upgr
 }
 
 template <typename Engine>
-void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int threads,
-                   const StopFn& stop) {
-  BlockUpgrade<Engine> block(packed, level, call, 0, call.old.rows);
+void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first_row,
+                   int64_t rows, int threads, const StopFn& stop) {
+  BlockUpgrade<Engine> block(packed, level, call, first_row, rows);
   std::vector<int64_t> task_panels, tasks;
   for (int64_t step = 0; step < block.step_count(); ++step) {
     const PackedLayer* const layer = block.layer_of(step);
     const int64_t panels = layer ? layer->panel_count() : 1;
-    const int64_t least = layer ? kTaskPanels * panel_work(*layer, call.old.rows) : kTaskWork;
+    const int64_t least = layer ? kTaskPanels * panel_work(*layer, rows) : kTaskWork;
     task_panels.push_back(kTaskPanels * ((kTaskWork + least - 1) / least));
     tasks.push_back((panels + task_panels.back() - 1) / task_panels.back());
   }
@@ -110,11 +116,16 @@ void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeC
 template <typename Engine>
 void upgrade_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, const StopFn& stop) {
   const int threads = useful_threads(packed, call.old.rows, call.threads);
-  if (threads > 1 && call.old.rows > 0 && call.old.rows <= kMaxColumnRows) {
-    share_columns<Engine>(packed, level, call, threads, stop);
+  constexpr int64_t kBytes = sizeof(typename Engine::Element);
+  const int64_t rows = call.old.rows;
+  if (threads > 1 && rows > 0 && rows <= kColumnBlocks * threads * fitting_rows(packed, kBytes)) {
+    const int64_t step = even_rows(rows, kMaxBlockRows, 1);
+    for (int64_t first = 0; first < rows; first += step)
+      share_columns<Engine>(packed, level, call, first, std::min(step, rows - first), threads, stop);
   } else {
-    share_rows(packed, sizeof(typename Engine::Element), call, threads, stop,
-               [&](int64_t first, int64_t rows) { BlockUpgrade<Engine>(packed, level, call, first, rows).run_all(); });
+    share_rows(packed, kBytes, call, threads, stop, [&](int64_t first, int64_t count) {
+      BlockUpgrade<Engine>(packed, level, call, first, count).run_all();
+    });
   }
 }
 
