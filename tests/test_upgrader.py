@@ -33,7 +33,8 @@ SHAPES = [
     (2048, 1024, 100, 2048),
     (128, 1024, 2048, 64),
 ]
-COUNTS = (0, 1, 2, 7, 63, 64, 65, 1000)
+# On both sides of what threads share by columns, in one block of rows or in several.
+COUNTS = (0, 1, 2, 7, 65, 193, 400, 1000)
 
 
 def pair(rows, n, old_dim, side_dim, seed=0):

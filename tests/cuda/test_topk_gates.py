@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from test_gates import ARCHES, build, entries, library, ptxas, sass
-
-__all__ = ["build", "library", "ptxas", "sass"]  # fixtures
+from test_gates import ARCHES, entries
 
 # Kernel -> instances (metrics, stored types, operand types), registers at most, so that as many blocks as planned share
 # a multiprocessor's 65536: 2 of 256 threads, 2 of 128, 3 of 256 and more.
