@@ -24,7 +24,7 @@ from fct_fast.cli.job import (
     plan_job,
     show_plan,
 )
-from fct_fast.cli.options import Bundle, Json, Limit, Precision, Threads
+from fct_fast.cli.options import Bundle, Device, Json, Limit, Precision, Threads
 from fct_fast.cli.output import print_facts, print_json
 from fct_fast.cli.progress import Meter
 from fct_fast.report.text import amount, size, span
@@ -47,6 +47,7 @@ def run(
     shard_rows: ShardRows = None,
     out_dtype: OutDtype = "float32",
     precision: Precision = "fp32",
+    device: Device = "auto",
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
     limit: Limit = None,
@@ -73,6 +74,7 @@ def run(
         drop_payload=drop_payload,
         threads=threads,
         precision=precision,
+        device=device,
         shard_rows=shard_rows,
         job_dir=job_dir,
         out_dtype=out_dtype,

@@ -103,6 +103,7 @@ def plan_job(
     ids: str | None,
     threads: int | None,
     precision: str,
+    device: str,
     shard_rows: int | None,
     **options: Any,
 ) -> Job:
@@ -114,7 +115,7 @@ def plan_job(
     return plan_backfill(
         {name: place for name, place in places.items() if place is not None},
         sink,
-        Upgrader(bundle, precision=precision, threads=threads),
+        Upgrader(bundle, device=device, precision=precision, threads=threads),
         shard_rows=shard_rows or "auto",
         **options,
     )

@@ -7,7 +7,19 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-__all__ = ["Bundle", "Json", "Limit", "Metric", "MetricName", "Overwrite", "Precision", "Seed", "Threads", "depths"]
+__all__ = [
+    "Bundle",
+    "Device",
+    "Json",
+    "Limit",
+    "Metric",
+    "MetricName",
+    "Overwrite",
+    "Precision",
+    "Seed",
+    "Threads",
+    "depths",
+]
 
 MetricName: TypeAlias = Literal["cosine", "ip", "l2"]
 
@@ -18,11 +30,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Bundle = Annotated[Path, typer.Option("--bundle", help="The transformation: an h.safetensors file.")]
 Metric = Annotated[MetricName, typer.Option(help="Cosine, inner product, or squared L2 distance.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "int8"],
+    Literal["fp32", "fp16", "bf16", "int8"],
     typer.Option(
-        help="fp32; bf16 where the processor has AVX-512 BF16: faster, error 1e-2; int8 where the bundle has scales, "
-        "as those of `fit` do: faster, error 3e-2."
+        help="fp32; fp16 on a GPU; bf16 on a GPU or a processor with AVX-512 BF16: faster, error 1e-2; int8 where the "
+        "bundle has scales, as those of `fit` do: faster, error 3e-2."
     ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto is the CPU as long as CUDA is off.")
 ]
 Overwrite = Annotated[bool, typer.Option("--yes", "-y", help="Overwrite what is there without asking.")]
 

@@ -18,7 +18,7 @@ from fct_fast.cli.job import (
     plan_job,
     show_plan,
 )
-from fct_fast.cli.options import Bundle, Json, Limit, Precision, Threads
+from fct_fast.cli.options import Bundle, Device, Json, Limit, Precision, Threads
 
 __all__ = ["run"]
 
@@ -35,6 +35,7 @@ def run(
     shard_rows: ShardRows = None,
     out_dtype: OutDtype = "float32",
     precision: Precision = "fp32",
+    device: Device = "auto",
     nonfinite: Nonfinite = "raise",
     scale_check: ScaleCheck = "raise",
     limit: Limit = None,
@@ -53,6 +54,7 @@ def run(
         drop_payload=drop_payload,
         threads=threads,
         precision=precision,
+        device=device,
         shard_rows=shard_rows,
         job_dir=job_dir,
         out_dtype=out_dtype,

@@ -116,6 +116,15 @@ def test_a_job_in_bf16(world: World, run: Run) -> None:
     assert 1e-4 < np.abs(world.load("up.npy") - world.load("new.npy")).max() < 2e-2
 
 
+def test_the_device_is_chosen_by_name(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA is off unless it is turned on; cpu is what auto takes."""
+    monkeypatch.delenv("FCT_FAST_CUDA_UNVERIFIED", raising=False)
+    run(*world.backfill("--device", "cuda")).failed(1, "FCT_FAST_CUDA_UNVERIFIED=1 turns them on")
+    run(*world.backfill("--device", "gpu")).failed(2, "device is 'gpu'")
+    run(*world.backfill("--precision", "fp16")).failed(2, "precision is 'fp16'")
+    assert run(*world.backfill("--device", "cpu")).code == 0
+
+
 def test_a_job_in_int8_needs_a_bundle_with_scales(world: World, run: Run) -> None:
     run(*world.backfill("--precision", "int8")).failed(2, "needs activation scales")
     maxima = activation_maxima(world.spec, world.load("old.npy"), world.load("side.npy"))
