@@ -3,7 +3,6 @@
 #include "cuda/launch_kernel.hpp"
 #include "cuda/upgrade/finish_rows.hpp"
 #include "cuda/upgrade/layer_ffma.hpp"
-#include "cuda/upgrade/layer_imma.hpp"
 #include "cuda/upgrade/layer_mma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
 #include "cuda/upgrade/load_rows.hpp"
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(T::kThreads) upgrade_layer_ffma(const __grid_c
 template <typename Output, typename T>
 __global__ void __launch_bounds__(T::kThreads) upgrade_layer_imma(const __grid_constant__ LayerArgs args) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  layer_imma<Output, T>(args, shared);
+  layer_mma<uint8_t, Output, T>(args, shared);
 }
 
 template <typename Output, typename T>

@@ -1,15 +1,41 @@
-// A layer on tensor cores, 16-bit elements with float32 sums: multistage cp.async, ldmatrix, mma.sync m16n8k16.
+// A layer on tensor cores: multistage cp.async, ldmatrix, mma.sync.
+//
+// 16-bit elements have float32 sums (m16n8k16). Unsigned bytes meet signed weights in exact int32 sums (m16n8k32): byte
+// for byte the same stages, swizzle and fragments, a step of depth being 128 elements; no choice of tile changes a bit,
+// and depths are never split among blocks.
 #pragma once
 
 #include "cuda/simt/simt.hpp"
 #include "cuda/upgrade/epilogue.hpp"
+#include "cuda/upgrade/requantise.hpp"
 #include "cuda/upgrade/split.hpp"
 #include "cuda/upgrade/stage.hpp"
 
 namespace fct::cuda {
 
+template <typename Element>
+struct SumOf {
+  using Type = float;
+};
+template <>
+struct SumOf<uint8_t> {
+  using Type = int32_t;
+};
+
+FCT_DEVICE void mma_step(uint8_t, int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t low, uint32_t high) {
+  mma_16832(sums, a, low, high);
+}
+template <typename Element>
+FCT_DEVICE void mma_step(Element, float (&sums)[4], const uint32_t (&a)[4], uint32_t low, uint32_t high) {
+  mma_16816(Element{}, sums, a, low, high);
+}
+
 template <typename Element, typename Output, typename T>
 class MmaLayer {
+  static constexpr bool kBytes = sizeof(Element) == 1;
+  static constexpr bool kSplits = T::kSplits && !kBytes;
+  using Sum = typename SumOf<Element>::Type;
+
  public:
   FCT_DEVICE MmaLayer(const LayerArgs& args, unsigned char* shared)
       : args_(args), shared_(shared), place_(tile_place<T>(args)) {
@@ -20,15 +46,15 @@ class MmaLayer {
   }
 
   FCT_DEVICE void run() {
-    StageRing<Element, T> ring(args_, shared_, place_.first_row, place_.first_column, steps_of<Element, T>(args_));
+    StageRing<Element, T> ring(args_, shared_, place_.first_row, place_.first_column, steps());
     ring.start();
     for (int step = 0; step < ring.steps(); ++step) {
       ring.advance(step);
-      multiply(ring.x_stage(step), ring.weight_stage(step));
+      multiply_step(ring.x_stage(step), ring.weight_stage(step));
     }
     ring.finish();
     if constexpr (T::kWarpDepths > 1) add_depths();
-    if constexpr (T::kSplits) {
+    if constexpr (kSplits) {
       if (args_.splits > 1 && !add_splits()) return;
     }
     if (depth_ == 0) stage_outputs();
@@ -42,13 +68,18 @@ class MmaLayer {
   static constexpr int kColumns = T::kColumns / T::kWarpColumns;
   static constexpr int kRowTiles = kRows / 16;
   static constexpr int kColumnTiles = kColumns / 8;
-  static constexpr int kMmaSteps = kStepChunks / 2;  // of 16 elements, two chunks
+  static constexpr int kMmaSteps = kStepChunks / 2;  // of two chunks
   struct alignas(2 * sizeof(Output)) Pair {
     Output values[2];
   };
-  static_assert(sizeof(Element) == 2 && kRows % 16 == 0 && kColumns % 16 == 0 && kMmaSteps % T::kWarpDepths == 0);
+  static_assert(sizeof(Element) <= 2 && kRows % 16 == 0 && kColumns % 16 == 0 && kMmaSteps % T::kWarpDepths == 0);
 
-  FCT_DEVICE void multiply(const unsigned char* x, const unsigned char* weight) {
+  FCT_DEVICE Steps steps() const {
+    if constexpr (kSplits) return steps_of<Element, T>(args_);
+    return all_steps<Element>(args_);
+  }
+
+  FCT_DEVICE void multiply_step(const unsigned char* x, const unsigned char* weight) {
     const int lane = lane_index();
     FCT_UNROLL
     for (int i = 0; i < kMmaSteps / T::kWarpDepths; ++i) {
@@ -64,8 +95,8 @@ class MmaLayer {
         load_matrix_x4(b, weight + chunk_at(first_column_ + n * 8 + lane % 8 + lane / 16 * 8, chunk + lane / 8 % 2));
         FCT_UNROLL
         for (int m = 0; m < kRowTiles; ++m) {
-          mma_16816(Element{}, sums_[m][n], a[m], b[0], b[1]);
-          mma_16816(Element{}, sums_[m][n + 1], a[m], b[2], b[3]);
+          mma_step(Element{}, sums_[m][n], a[m], b[0], b[1]);
+          mma_step(Element{}, sums_[m][n + 1], a[m], b[2], b[3]);
         }
       }
     }
@@ -73,14 +104,14 @@ class MmaLayer {
 
   // The sums of all depths, added in order by depth 0.
   FCT_DEVICE void add_depths() {
-    float* const parts = reinterpret_cast<float*>(shared_ + T::kRows * T::template kOutputStride<Output>);
+    Sum* const parts = reinterpret_cast<Sum*>(shared_ + T::kRows * T::template kOutputStride<Output>);
     const auto part = [&](int depth, int i) {
-      return parts + ((depth * kValues + i) * (T::kThreads / T::kWarpDepths) + thread_index() % kDepthThreads);
+      return parts + ((depth * kValues + i) * kDepthThreads + thread_index() % kDepthThreads);
     };
-    for_each_sum([&](int i, float& sum) { *part(depth_, i) = sum; });
+    for_each_sum([&](int i, Sum& sum) { *part(depth_, i) = sum; });
     sync_block();
     if (depth_ != 0) return;
-    for_each_sum([&](int i, float& sum) {
+    for_each_sum([&](int i, Sum& sum) {
       for (int depth = 1; depth < T::kWarpDepths; ++depth) sum += *part(depth, i);
     });
   }
@@ -107,10 +138,13 @@ class MmaLayer {
     FCT_UNROLL
     for (int n = 0; n < kColumnTiles; ++n) {
       const int column = first_column_ + n * 8 + pair;
-      float bias[2] = {};
+      float scale[2] = {}, bias[2] = {};
       FCT_UNROLL
       for (int i = 0; i < 2; ++i) {
-        if (place_.first_column + column + i < args_.columns) bias[i] = args_.bias[place_.first_column + column + i];
+        const int at = place_.first_column + column + i;
+        if (at >= args_.columns) continue;
+        bias[i] = args_.bias[at];
+        if constexpr (kBytes) scale[i] = args_.scale[at];
       }
       FCT_UNROLL
       for (int m = 0; m < kRowTiles; ++m) {
@@ -119,7 +153,7 @@ class MmaLayer {
           Pair outputs;
           FCT_UNROLL
           for (int i = 0; i < 2; ++i) {
-            narrow(activate(sums_[m][n][half * 2 + i], bias[i], args_.relu != 0), outputs.values[i]);
+            outputs.values[i] = output_of(sums_[m][n][half * 2 + i], scale[i], bias[i]);
           }
           const int row = first_row_ + m * 16 + group + half * 8;
           *reinterpret_cast<Pair*>(shared_ + row * T::template kOutputStride<Output> +
@@ -127,6 +161,16 @@ class MmaLayer {
         }
       }
     }
+  }
+
+  FCT_DEVICE Output output_of(Sum sum, float scale, float bias) const {
+    Output output;
+    if constexpr (kBytes) {
+      output = requantised<Output>(add(multiply(static_cast<float>(sum), scale), bias), args_.relu != 0);
+    } else {
+      narrow(activate(sum, bias, args_.relu != 0), output);
+    }
+    return output;
   }
 
   static constexpr int kValues = kRowTiles * kColumnTiles * 4;
@@ -144,7 +188,7 @@ class MmaLayer {
   int first_row_;
   int first_column_;
   int depth_;
-  float sums_[kRowTiles][kColumnTiles][4] = {};
+  Sum sums_[kRowTiles][kColumnTiles][4] = {};
 };
 
 template <typename Element, typename Output, typename T>

@@ -6,7 +6,7 @@
 
 #include "check.hpp"
 #include "cuda/upgrade/finish_rows.hpp"
-#include "cuda/upgrade/layer_imma.hpp"
+#include "cuda/upgrade/layer_mma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
 
 using namespace fct::cuda;
@@ -118,7 +118,7 @@ struct BytesLayer {
   template <typename T>
   void check(bool relu, uint32_t seed) {
     run<Output, T>(args(relu), seed,
-                   [](const LayerArgs& a, unsigned char* shared) { layer_imma<Output, T>(a, shared); });
+                   [](const LayerArgs& a, unsigned char* shared) { layer_mma<uint8_t, Output, T>(a, shared); });
     out.check(relu, [&](int64_t r, int64_t c) { return want(r, c); });
   }
   Outputs<Output> out;
@@ -175,8 +175,9 @@ void check_rounding() {
   std::memset(wide.x.data(), 0, static_cast<std::size_t>(wide.stride));
   wide.out.bias[0] = -2.5f;
   wide.out.bias[1] = NAN;
-  run<float, SmallTile>(wide.args(true), 5,
-                        [](const LayerArgs& a, unsigned char* shared) { layer_imma<float, SmallTile>(a, shared); });
+  run<float, SmallTile>(wide.args(true), 5, [](const LayerArgs& a, unsigned char* shared) {
+    layer_mma<uint8_t, float, SmallTile>(a, shared);
+  });
   CHECK(wide.out.y[0] == 0.0f && std::isnan(wide.out.y[1]));
 }
 

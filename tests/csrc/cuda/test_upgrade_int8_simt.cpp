@@ -6,7 +6,7 @@
 
 #include "core/upgrade.hpp"
 #include "cuda/upgrade/finish_rows.hpp"
-#include "cuda/upgrade/layer_imma.hpp"
+#include "cuda/upgrade/layer_mma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
 #include "cuda/upgrade/load_rows.hpp"
 #include "cuda/upgrade/run.hpp"
@@ -62,7 +62,7 @@ class ShimLauncher : public Launcher {
   template <typename Output, typename T>
   void imma(const LayerArgs& args) {
     go(blocks<T>(args), T::kThreads, T::template kSharedBytes<Output>,
-       [&](unsigned char* shared) { layer_imma<Output, T>(args, shared); });
+       [&](unsigned char* shared) { layer_mma<uint8_t, Output, T>(args, shared); });
   }
   template <typename Output, typename T>
   void ordered(const LayerArgs& args) {
