@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import Record, Timing
+from benchmarks.harness import Record
 from fct_fast import ForwardTransform, Upgrader
+from fct_fast.bench import Timing
 from fct_fast.bundle import Bundle
 from fct_fast.fs import DISK, FileSystem
 from fct_fast.gallery import plan_backfill

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.harness import Record, interleave, peak_memory_mb
+from benchmarks.harness import Record, peak_memory_mb
 from fct_fast import evaluate
+from fct_fast.bench import take_turns
 from fct_fast.evaluation import backfill_curve
 from fct_fast.evaluation.order import random_order
 
@@ -18,7 +19,7 @@ def records(n: int = 50_000, dim: int = 128, classes: int = 1000) -> list[Record
         rows = rng.standard_normal((n, dim), dtype=np.float32)
         rows += spread * rng.standard_normal((classes, dim), dtype=np.float32)[labels]
         record = Record(f"evaluate, {name}", {"queries": n, "gallery": n, "dim": dim, "classes": classes})
-        record.timings = interleave({"fct_fast": lambda rows=rows: evaluate(rows, rows, labels)}, rounds=2)
+        record.timings = take_turns({"fct_fast": lambda rows=rows: evaluate(rows, rows, labels)}, rounds=2)
         record.figures = {"seconds": record.timings["fct_fast"].median_s, "peak resident MB": peak_memory_mb()}
         found.append(record)
     return [*found, curve_record()]
@@ -34,7 +35,7 @@ def curve_record(n: int = 20_000, dim: int = 128, classes: int = 200) -> Record:
     upgraded = new + rng.standard_normal((n, dim), dtype=np.float32)
     order = random_order(n, 0)
     record = Record("backfill curve of 22 points", {"queries": n, "gallery": n, "dim": dim, "classes": classes})
-    record.timings = interleave(
+    record.timings = take_turns(
         {
             "evaluate, upgraded rows": lambda: evaluate(new, upgraded, labels, exclude_self=True),
             "evaluate, new rows": lambda: evaluate(new, new, labels),

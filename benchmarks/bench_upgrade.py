@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Record, extra_memory_mb, interleave
-from benchmarks.peers import compiled_chain, folded_chain, onnx_chain
-from fct_fast import ForwardTransform, TransformSpec, Upgrader
+from benchmarks.harness import Record, extra_memory_mb
+from benchmarks.peers import compiled_chain, onnx_chain
+from fct_fast import TransformSpec, Upgrader
+from fct_fast.bench import folded_chain, random_transform, take_turns
 from fct_fast.kernels import native, resolve_level
 
 # A millisecond each: many rounds, so that one disturbed call does not set the median.
@@ -21,15 +22,6 @@ CALIBRATION_ROWS = 1024
 
 Shape = tuple[int, int, int, int]
 """old_dim, side_dim, inner_dim, new_dim."""
-
-
-def default_h(shape: Shape) -> TransformSpec:
-    """Random weights, BatchNorm on statistics of random rows."""
-    torch.manual_seed(0)
-    old_dim, side_dim, inner_dim, new_dim = shape
-    h = ForwardTransform(old_dim, new_dim, side_dim, inner_dim)
-    h.raw(torch.randn(512, old_dim), torch.randn(512, side_dim) if side_dim else None)
-    return h.eval().to_spec()
 
 
 def random_rows(shape: Shape, n: int) -> tuple[Tensor, Tensor | None]:
@@ -56,7 +48,7 @@ def add_rates(record: Record, spec: TransformSpec, up: Upgrader, n: int, ours: f
 
 def upgrade_record(shape: Shape, n: int, level: str | None = None, *, slow_peers: bool = False) -> Record:
     """slow_peers: torch.compile and ONNX Runtime, too."""
-    spec = default_h(shape)
+    spec = random_transform(*shape)
     old, side = random_rows(shape, n)
     up, chain = Upgrader(spec, precision="fp32", level=level), folded_chain(spec)
     few = old[:64], None if side is None else side[:64]
@@ -70,7 +62,7 @@ def upgrade_record(shape: Shape, n: int, level: str | None = None, *, slow_peers
             torch.testing.assert_close(up(*few), onnx(*few), atol=1e-5, rtol=1e-4)
             contenders["ONNX Runtime fp32"] = lambda: onnx(old, side)
     record = Record(title("fp32", shape), {"rows": n, "level": up.level, "threads": up.threads})
-    record.timings = interleave(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
+    record.timings = take_turns(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
     seconds = {name: timing.median_s for name, timing in record.timings.items()}
     ours = seconds.pop("fct_fast")
     add_rates(record, spec, up, n, ours)
@@ -80,7 +72,7 @@ def upgrade_record(shape: Shape, n: int, level: str | None = None, *, slow_peers
 
 def int8_record(shape: Shape, n: int, level: str | None = None) -> Record:
     """int8 beside fp32 and torch: folded fp32, and folded bf16 where the processor has bf16 instructions."""
-    spec = default_h(shape)
+    spec = random_transform(*shape)
     old, side = random_rows(shape, n)
     arrays = old.numpy(), None if side is None else side.numpy()
     calibration = tuple(None if x is None else x.numpy() for x in random_rows(shape, CALIBRATION_ROWS))
@@ -96,7 +88,7 @@ def int8_record(shape: Shape, n: int, level: str | None = None) -> Record:
         narrow = folded_chain(spec, torch.bfloat16)
         contenders["torch folded bf16"] = lambda: narrow(old.bfloat16(), None if side is None else side.bfloat16())
     record = Record(title("int8", shape), {"rows": n, "level": up.level, "threads": up.threads})
-    record.timings = interleave(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
+    record.timings = take_turns(contenders, rounds=SMALL_BATCH_ROUNDS if n <= 64 else 7)
     seconds = {name: timing.median_s for name, timing in record.timings.items()}
     ours = seconds.pop("fct_fast int8")
     add_rates(record, spec, up, n, ours)
@@ -111,7 +103,7 @@ def extra_memory(precision: str, n: int) -> float:
     """MB that a first call takes beyond weights, inputs and output; to be run in a process of its own."""
     shape = 128, 128, 2048, 128
     old, side = (x.numpy() for x in random_rows(shape, n))
-    up = Upgrader(default_h(shape), precision=precision, calibration=(old[:256], side[:256]))
+    up = Upgrader(random_transform(*shape), precision=precision, calibration=(old[:256], side[:256]))
     out = np.zeros((n, shape[3]), np.float32)
     out[:] = 1  # its pages are there before the call
     return extra_memory_mb(lambda: up(old, side, out=out))

@@ -1,29 +1,18 @@
-"""Interleaved timing: contenders take turns, so that a slow second of the machine hits all of them alike."""
+"""Records: what was run, on what, and the figures; as JSON and as Markdown."""
 
 from __future__ import annotations
 
 import json
 import platform
 import resource
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fct_fast.bench import Timing
+
 RESULTS = Path(__file__).parent / "results"
-REST_SECONDS = 0.02
-SHORT_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one contender: median and best over the rounds."""
-
-    median_s: float
-    best_s: float
-    rounds: int
 
 
 @dataclass
@@ -34,29 +23,6 @@ class Record:
     setting: Mapping[str, Any]
     timings: dict[str, Timing] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
-
-
-def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, Timing]:
-    """Each contender once to warm up, then `rounds` rounds of all in turn.
-
-    A turn begins with a rest: the threads of OpenMP spin for a while after a call of torch or faiss, and would take a
-    core from whoever comes next. A short call is made once untimed after it, so that the timed one finds warm caches.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    short = {name: _timed(run) < SHORT_SECONDS for name, run in contenders.items()}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            time.sleep(REST_SECONDS)
-            if short[name]:
-                run()
-            seconds[name].append(_timed(run))
-    return {name: Timing(statistics.median(s), min(s), rounds) for name, s in seconds.items()}
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def machine() -> dict[str, Any]:

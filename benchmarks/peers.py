@@ -1,53 +1,22 @@
-"""What a user could run h with instead: torch in several forms, and ONNX Runtime where it is installed."""
+"""What a user could run h with instead of torch in eager mode: torch.compile, and ONNX Runtime where installed."""
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
-from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fct_fast import TransformSpec
+from fct_fast.bench import Chain, folded_chain
 
-__all__ = ["Chain", "compiled_chain", "folded_chain", "onnx_chain"]
-
-Chain = Callable[[Tensor, Tensor | None], object]
-
-
-def folded_chain(spec: TransformSpec, dtype: torch.dtype = torch.float32) -> Chain:
-    """The fastest plain torch form of this spec: two branches, a trunk, BatchNorm folded."""
-    layers = [
-        (torch.from_numpy(la.weight).to(dtype), torch.from_numpy(la.bias).to(dtype), la.relu)
-        for _, la in spec.named_layers()
-    ]
-    counts = list(itertools.accumulate((len(branch.layers) for branch in spec.branches), initial=0))
-
-    def run_layers(x: Tensor, first: int, last: int) -> Tensor:
-        for weight, bias, relu in layers[first:last]:
-            x = F.linear(x, weight, bias)
-            if relu:
-                x = torch.relu_(x)
-        return x
-
-    def chain(old: Tensor, side: Tensor | None) -> Tensor:
-        with torch.inference_mode():
-            inputs = {"old": old, "side": side}
-            parts = [
-                run_layers(inputs[branch.input], counts[i], counts[i + 1]) for i, branch in enumerate(spec.branches)
-            ]
-            return F.normalize(run_layers(torch.cat(parts, 1), counts[-1], len(layers)))
-
-    return chain
+__all__ = ["compiled_chain", "onnx_chain"]
 
 
 def compiled_chain(spec: TransformSpec, dtype: torch.dtype = torch.float32) -> Chain:
-    """The same through torch.compile, which fuses what lies between the products."""
-    chain = folded_chain(spec, dtype)
-    return torch.compile(chain, dynamic=False)
+    """folded_chain through torch.compile, which fuses what lies between the products."""
+    return torch.compile(folded_chain(spec, dtype), dynamic=False)
 
 
 def onnx_chain(spec: TransformSpec, threads: int) -> Chain | None:

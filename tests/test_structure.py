@@ -29,6 +29,7 @@ LAYERS = {
     "upgrader": 3,
     "search": 3,
     "transform": 4,
+    "bench": 5,
     "importers": 5,
     "models": 4,
     "data": 4,

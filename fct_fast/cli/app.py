@@ -35,6 +35,7 @@ _VERBS = {
     "rollback": "rollback",
     "report": "report",
     "search": "search",
+    "bench": "bench",
     "doctor": "doctor",
 }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fct_fast.cli.options import Json, Metric, Threads, depths
+from fct_fast.cli.options import Json, Metric, Threads, counts
 from fct_fast.cli.output import print_facts, print_json
 from fct_fast.report.text import amount, percent, span
 
@@ -26,7 +26,7 @@ def run(
         typer.Option(help="Its labels, .npy [rows]. Without them, query i is row i of the gallery and is left out."),
     ] = None,
     metric: Metric = "cosine",
-    k: Annotated[Any, typer.Option("--k", parser=depths, metavar="K,K", help="Depths of CMC@k.")] = "1,5",
+    k: Annotated[Any, typer.Option("--k", parser=counts, metavar="K,K", help="Depths of CMC@k.")] = "1,5",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N queries.")] = None,
     threads: Threads = None,
     as_json: Json = False,

@@ -18,7 +18,7 @@ __all__ = [
     "Precision",
     "Seed",
     "Threads",
-    "depths",
+    "counts",
 ]
 
 MetricName: TypeAlias = Literal["cosine", "ip", "l2"]
@@ -42,7 +42,7 @@ Device = Annotated[
 Overwrite = Annotated[bool, typer.Option("--yes", "-y", help="Overwrite what is there without asking.")]
 
 
-def depths(text: str) -> tuple[int, ...]:
+def counts(text: str) -> tuple[int, ...]:
     """ "1,5" -> (1, 5); the parser of an option. Raises typer.BadParameter."""
     try:
         numbers = tuple(int(part) for part in text.split(","))

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fct_fast.bench import compare_upgrade
 from fct_fast.demo.data import EvalSplit, load_data
 from fct_fast.demo.gallery import backfill_gallery, claim_folder, store_gallery
 from fct_fast.demo.models import seed_of, train_models
 from fct_fast.demo.pictures import picture_rows
 from fct_fast.demo.recipe import Recipe, load_recipe
 from fct_fast.demo.result import DemoResult, Row
-from fct_fast.demo.timing import time_upgrade
 from fct_fast.demo.upgrades import INPUTS, fit_all, inputs_of
 from fct_fast.errors import ConfigError
 from fct_fast.evaluation import Evaluation, evaluate, overlap
@@ -99,7 +99,7 @@ def _run(
 
     stages.begin("time the kernel")
     up = Upgrader(stored.bundle)
-    kernel_rate, torch_rate = time_upgrade(up, old, side)
+    kernel_rate, torch_rate = compare_upgrade(up, old, side)
     pictures = picture_rows(
         gallery,
         {"old": searches["old"], "upgraded": searches["h_side"]},
