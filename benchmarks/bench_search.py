@@ -61,4 +61,4 @@ def search_record(nq: int, n: int, dim: int, k: int) -> Record:
 
 
 def records() -> list[Record]:
-    return [search_record(nq, 500_000, 128, k) for nq, k in ((1, 10), (16, 100), (256, 10), (256, 1000))]
+    return [search_record(nq, 1_000_000, 128, k) for nq, k in ((1, 10), (16, 100), (256, 10), (256, 1000))]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Record, extra_memory_mb
+from benchmarks.harness import Record, extra_memory_mb, seconds_to_read
 from benchmarks.peers import compiled_chain, onnx_chain
 from fct_fast import TransformSpec, Upgrader
 from fct_fast.bench import folded_chain, random_transform, take_turns
@@ -16,6 +16,7 @@ from fct_fast.kernels import native, resolve_level
 
 # A millisecond each: many rounds, so that one disturbed call does not set the median.
 SMALL_BATCH_ROUNDS = 101
+FEW_ROWS = 16
 PEAK_ROWS = 16384  # from here on a rate is held against the peak of the registers
 PEAK_SECONDS = 0.3
 CALIBRATION_ROWS = 1024
@@ -36,6 +37,9 @@ def title(precision: str, shape: Shape) -> str:
 def add_rates(record: Record, spec: TransformSpec, up: Upgrader, n: int, ours: float) -> None:
     """Rows and operations a second, and where there are many rows the share of what the registers can do."""
     rate = n * spec.flops_per_row / ours
+    if n <= FEW_ROWS:  # the weights are read once a call, whatever n
+        reading = seconds_to_read(np.ones_like(up._packed), up.threads)
+        record.figures |= {"reading the packed weights, ms": 1e3 * reading, "share of reading": reading / ours}
     record.figures |= {"rows/s": n / ours, "GFLOP/s": rate / 1e9}
     if n >= PEAK_ROWS:
         one, all_threads = (2 * native().peak_rate(up.level, up.precision, t, PEAK_SECONDS) for t in (1, up.threads))

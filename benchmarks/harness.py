@@ -6,11 +6,14 @@ import json
 import platform
 import resource
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fct_fast.bench import Timing
+import numpy as np
+
+from fct_fast.bench import Timing, take_turns
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,6 +64,20 @@ def extra_memory_mb(call: Callable[[], object]) -> float:
 def _status_mb(field_name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(field_name + ":"))) / 1024
+
+
+def seconds_to_read(array: np.ndarray, threads: int, passes: int = 20, rounds: int = 9) -> float:
+    """Of all its bytes on so many threads, doing next to nothing with them: what no kernel over them can beat. A short
+    array that fits a cache is read from there, as a kernel would that is called again and again."""
+    parts = np.array_split(array.reshape(-1).view(np.uint32), threads)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def read(part: np.ndarray) -> None:
+            for _ in range(passes):
+                np.max(part)
+
+        seconds = take_turns({"read": lambda: list(pool.map(read, parts))}, rounds)["read"].median_s
+    return seconds / passes
 
 
 def write(records: list[Record], stem: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cli_support import Outcome, World
 
 from fct_fast.cli import progress
-from fct_fast.cli.options import depths
+from fct_fast.cli.options import counts
 from fct_fast.cli.output import may_overwrite, print_facts, print_json, print_table
 from fct_fast.cli.progress import Meter
 from fct_fast.errors import ConfigError
@@ -58,7 +58,7 @@ def test_plain_progress_is_rare_and_ends_with_the_total(
 
 
 def test_depths() -> None:
-    assert depths("1,5") == (1, 5)
+    assert counts("1,5") == (1, 5)
 
 
 def test_scripts_overwrite_only_with_yes(tmp_path: Path) -> None:
