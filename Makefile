@@ -39,7 +39,7 @@ demo: build
 	$(BIN)/fct-fast demo --out $(OUT)
 
 test: build test-cpp
-	$(BIN)/python -m pytest -q -m "not stress"
+	$(BIN)/python -m pytest -q -m "not stress" -n $(JOBS) --maxprocesses 8 --dist loadfile
 
 test-cpp: $(VENV)/.tools
 	$(PATHS) cmake -S . -B build/tests -G Ninja -DFCT_PYTHON=OFF -DFCT_CUDA=OFF -DFCT_TESTS=ON -DFCT_WERROR=ON > /dev/null
