@@ -34,12 +34,14 @@ def cuda_include() -> Path:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_shim_reads_fragments_as_cute_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checks", ["fragments agree", "wgmma agrees"])
+def test_the_shim_reads_fragments_as_cute_does(checks: str, tmp_path: Path) -> None:
     cute, cuda = cute_include(), cuda_include()
     program = tmp_path / "fragments"
-    sources = [ROOT / "tests/csrc/cuda/cute_fragments.cpp", *sorted((ROOT / "csrc/cuda/shim").glob("*.cpp"))]
+    sources = [ROOT / f"tests/csrc/cuda/cute_{checks.split()[0]}.cpp", *sorted((ROOT / "csrc/cuda/shim").glob("*.cpp"))]
     includes = [f"-I{place}" for place in (ROOT / "csrc", ROOT / "tests/csrc")]
     foreign = [word for place in (cute, cuda, cuda / "cccl") for word in ("-isystem", str(place))]
     subprocess.run(["g++", "-std=c++20", "-O1", "-w", *includes, *foreign, *sources, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "fragments agree with CuTe\n"), done.stderr
+    # Before that, CuTe may say that it cannot know an address of shared memory.
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [f"{checks} with CuTe"]), done.stderr

@@ -51,6 +51,7 @@ void Block::run(int64_t block_index, std::mt19937& random) {
   early_copies_ = mode == 1;
   late_copies_ = mode == 0;
   for (Warp& warp : warps_) warp.arrived = 0;
+  hopper_.end();
   for (Thread& thread : threads_) {
     thread.parked = false;
     thread.groups.clear();
@@ -65,10 +66,12 @@ void Block::run(int64_t block_index, std::mt19937& random) {
   }
   std::vector<int> ready;
   for (int live = launch_.threads; live > 0;) {
+    hopper_.act(false);
     ready.clear();
     for (int t = 0; t < launch_.threads; ++t) {
       if (!threads_[t].fiber.done() && !threads_[t].parked) ready.push_back(t);
     }
+    if (ready.empty() && hopper_.act(true)) continue;
     if (ready.empty()) throw Fault("deadlock: " + std::to_string(live) + " threads wait for others that never come");
     std::shuffle(ready.begin(), ready.end(), random);
     for (int t : ready) {
@@ -248,6 +251,7 @@ void Block::check_left_over() const {
     for (const std::vector<Copy>& group : thread.groups) open |= !group.empty();
     if (open) throw Fault("the block ended with copies that were never waited for");
   }
+  hopper_.check_left_over();
 }
 
 }  // namespace fct::shim

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "cuda/shim/fiber.hpp"
+#include "cuda/shim/hopper.hpp"
 
 namespace fct::shim {
 
@@ -25,7 +26,7 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Collective { none, barrier, shuffle, shuffle_xor, ballot, load_matrix, mma, mma_bytes };
+enum class Collective { none, barrier, shuffle, shuffle_xor, ballot, load_matrix, mma, mma_bytes, wgmma };
 
 struct Launch {
   int64_t blocks;
@@ -38,6 +39,7 @@ struct Counters {
   int64_t ldmatrix = 0;            // warp instructions
   int64_t ldmatrix_conflicts = 0;  // extra passes over shared memory that they took
   int64_t mma = 0;                 // warp instructions
+  int64_t wgmma = 0;               // the same, each a quarter of a warpgroup's
 };
 
 using Body = std::function<void(unsigned char* shared)>;
@@ -60,6 +62,10 @@ class Block {
   int threads() const { return launch_.threads; }
   int64_t block_index() const { return block_index_; }
   int64_t block_count() const { return launch_.blocks; }
+  Hopper& hopper() {
+    hopper_.begin();
+    return hopper_;
+  }
   void yield();
   void sync_block();
   void warp_barrier();
@@ -88,6 +94,7 @@ class Block {
   }
 
  private:
+  friend class Hopper;
   static constexpr int kLanes = 32;
 
   // A lane's inputs and outputs of a collective. A lane reads its result before it can join the next one, so one set is
@@ -151,6 +158,7 @@ class Block {
   int at_barrier_ = 0;
   bool early_copies_ = false;
   bool late_copies_ = false;
+  Hopper hopper_{*this};
 };
 
 // The block whose fiber is running.
