@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fct_fast.fs import FileSystem
 from fct_fast.gallery.stores import open_sink
 from fct_fast.gallery.stores.arrow import VectorType, vector_array
-from fct_fast.gallery.stores.protocol import Layout, Sink, Source
+from fct_fast.gallery.stores.protocol import Layout, Shard, Sink, Source
 
 Array = np.ndarray[Any, Any]
 
@@ -71,3 +71,10 @@ class CountingDisk(FileSystem):
         count = super().pread(fd, buffer, offset)
         self.read_bytes += count
         return count
+
+
+def read_all(source: Source, step: int = 70) -> tuple[Array, Any, pa.Table | None]:
+    parts = [source.read(Shard(i, a, min(a + step, source.rows))) for i, a in enumerate(range(0, source.rows, step))]
+    ids = None if parts[0].ids is None else np.concatenate([part.ids for part in parts if part.ids is not None])
+    payload = None if parts[0].payload is None else pa.concat_tables([part.payload for part in parts])
+    return np.concatenate([part.old for part in parts]), ids, payload
