@@ -75,6 +75,7 @@ void Block::run(int64_t block_index, std::mt19937& random) {
     if (ready.empty()) throw Fault("deadlock: " + std::to_string(live) + " threads wait for others that never come");
     std::shuffle(ready.begin(), ready.end(), random);
     for (int t : ready) {
+      if (hopper_.misses_turn(warp_of(t))) continue;
       running_ = t;
       threads_[t].fiber.resume();
       if (!g_fault.empty()) throw Fault(g_fault);

@@ -47,6 +47,7 @@ void Hopper::end() {
 
 bool Hopper::act(bool must) {
   if (!begun_) return false;
+  if (!must) pick_who_dawdles();
   std::mt19937& random = *block_.random_;
   const bool whim = !late_ && random() % 4 == 0;
   if (whim) {
@@ -58,6 +59,17 @@ bool Hopper::act(bool must) {
   if (loads_.empty() || (!must && !whim)) return false;
   load_now(take(loads_));
   return true;
+}
+
+void Hopper::pick_who_dawdles() {
+  constexpr uint32_t kTurns = 64;
+  for (Warp& warp : warps_) {
+    if (warp.turns_missed > 0) {
+      --warp.turns_missed;
+    } else if ((*block_.random_)() % kTurns == 0) {
+      warp.turns_missed = static_cast<int>((*block_.random_)() % kTurns);
+    }
+  }
 }
 
 // Any of them: copies may overtake each other.

@@ -28,6 +28,8 @@ class Hopper {
   void end();  // of a block, or before the first
   // Lets some of what is under way happen, at a whim; true where anything did. `must` asks for it.
   bool act(bool must);
+  // Whether a warp misses its turn: now and then one falls far behind the others, as a device lets it.
+  bool misses_turn(int warp) const { return begun_ && warps_[warp].turns_missed > 0; }
   void check_left_over() const;
 
   // Called from the fibers.
@@ -93,6 +95,7 @@ class Hopper {
     std::vector<Product> products;        // all since the start
     int64_t made = 0;                     // of them
     int registers = 0;                    // of a thread
+    int turns_missed = 0;                 // from now on
     std::vector<unsigned char*> lanes;    // where each lane of the wgmma that is being issued has its sums
   };
   struct Thread {
@@ -102,6 +105,7 @@ class Hopper {
   };
 
   int thread() const;
+  void pick_who_dawdles();
   Copy take(std::deque<Copy>& copies);
   Barrier& known(uint64_t* barrier, const char* what);
   void check_phase(Barrier& barrier);

@@ -10,8 +10,9 @@
 //   wgmma_commit();                                                 closes a group
 //   wgmma_wait<0>(sums);                                            until at most 0 groups are under way
 //
-// Between the fence and the wait sums may not be touched, nor the operands change. The shim makes products at a random
-// moment in between, and poisons the sums until they were waited for.
+// Between the fence and the wait sums may not be touched, nor the operands change. Warps wait each for their own part:
+// one lane of every warp, not one of the warpgroup, tells the producer that a stage was read. The shim makes products
+// at a random moment in between, and poisons the sums until they were waited for.
 #pragma once
 
 #include "cuda/simt/mbarrier.hpp"

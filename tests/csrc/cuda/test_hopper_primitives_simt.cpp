@@ -73,6 +73,7 @@ enum class Mistake {
   no_commit,
   no_wait,
   release_before_wait,
+  first_warp_releases,  // for its warpgroup, whose other warps may still read
   wrong_descriptor_stride,
   no_swizzle,
   wrong_depth,
@@ -134,7 +135,7 @@ class Ring {
     if (thread_index() == 0) {
       for (int s = 0; s < kStages; ++s) {
         mbarrier_init(full + s, 1);
-        mbarrier_init(empty + s, 2);
+        mbarrier_init(empty + s, is(Mistake::first_warp_releases) ? 2 : 8);
       }
       if (!is(Mistake::no_publish)) mbarrier_publish();
     }
@@ -178,9 +179,10 @@ class Ring {
           mbarrier_wait(full + stage, is(Mistake::wrong_full_parity) ? parity ^ 1 : parity);
         const unsigned char* const from =
             shared + (is(Mistake::swapped_stage) ? (stage + 1) % kStages : stage) * kStageBytes;
-        if (is(Mistake::release_before_wait) && thread == 0) mbarrier_arrive(empty + stage);
+        const bool releases = is(Mistake::first_warp_releases) ? thread == 0 : lane_index() == 0;
+        if (is(Mistake::release_before_wait) && releases) mbarrier_arrive(empty + stage);
         multiply(sums, from, consumer, step > 0);
-        if (!is(Mistake::release_before_wait) && thread == 0) mbarrier_arrive(empty + stage);
+        if (!is(Mistake::release_before_wait) && releases) mbarrier_arrive(empty + stage);
       }
       store(sums, out, y, tile * 128 + consumer * 64, consumer);
     }
@@ -276,6 +278,7 @@ void check_what_the_shim_sees() {
   check_mistake(Mistake::no_commit, 9, "");
   check_mistake(Mistake::no_wait, 9, "");
   check_mistake(Mistake::release_before_wait, 3, "wrong result");
+  check_mistake(Mistake::first_warp_releases, 6, "");
   check_mistake(Mistake::wrong_descriptor_stride, 9, "groups of rows are 2048 bytes apart");
   check_mistake(Mistake::no_swizzle, 9, "swizzle other than 128 bytes");
   check_mistake(Mistake::wrong_depth, 9, "wrong result");
