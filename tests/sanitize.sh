@@ -17,7 +17,8 @@ folder=build/sanitize-python
 cmake -S . -B "$folder" -G Ninja -DFCT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -DPython_EXECUTABLE="$bin/python" -Dpybind11_DIR="$("$bin/python" -m pybind11 --cmakedir)" > /dev/null
 cmake --build "$folder"
-# A copy of the package with the instrumented module in it; the editable install would shadow it, so no site hooks (-S).
+# A copy of the package with the instrumented module in it; the editable install would shadow it, so no site hooks (-S), and
+# the checkout's own package is kept off the path (-P).
 rm -rf "$folder/site"
 mkdir -p "$folder/site"
 cp -r fct_fast "$folder/site/"
@@ -25,5 +26,5 @@ cp "$folder"/_native*.so "$folder/site/fct_fast/kernels/"
 packages=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 runtime="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so):$(gcc -print-file-name=libstdc++.so)"
 LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$folder/site:$packages" \
-  "$bin/python" -S -m pytest -q -p no:cacheprovider tests/test_upgrader.py tests/test_search.py tests/evaluation \
+  "$bin/python" -S -P -m pytest -q -p no:cacheprovider tests/test_upgrader.py tests/test_search.py tests/evaluation \
   -k "Edge or BadInput or strided or sixteen or structure or integers or ties or paths or rank or curve"
