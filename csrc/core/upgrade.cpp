@@ -24,12 +24,18 @@ constexpr int64_t kRowMultiple = 12;  // whole register tiles at every level
 // few rows would have each thread read all weights, or leave one waiting for another's last block.
 constexpr int64_t kColumnBlocks = 2;
 constexpr int64_t kTaskPanels = 4;  // whole register tiles at every level
-// Work in multiply-adds, a few rows counted as kStreamRows: so long the reading of the weights sets the pace. On a core
-// about 25 a nanosecond.
-constexpr int64_t kStreamRows = 5;
-constexpr int64_t kTaskWork = 160'000;  // a task of panels, against the cost of taking it
-constexpr int64_t kThreadWork =
-    15'000'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
+// Work in nanoseconds of a core, roughly.
+constexpr int64_t kTaskTime = 6'400;  // a task of panels, against the cost of taking it
+constexpr int64_t kThreadTime =
+    600'000;  // for one more thread, which may be busy elsewhere: then the whole stage waits
+
+// How fast layers that read floats, or bytes, are computed.
+struct Pace {
+  int64_t products;  // multiply-adds a nanosecond
+  int64_t rows;      // up to so many the reading of the weights sets the pace
+};
+constexpr Pace kFloatPace{25, 5};
+constexpr Pace kBytePace{40, 3};
 
 int64_t fitting_rows(const PackedTransform& packed, int64_t element_bytes) {
   const int64_t row_bytes = 2 * element_bytes * padded_stride(packed.widest);
@@ -60,19 +66,20 @@ void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& cal
   }
 }
 
-int64_t panel_work(const PackedLayer& layer, int64_t rows) {
-  return layer.in_dim * kPanelWidth * std::max(rows, kStreamRows);
+int64_t panel_time(const PackedLayer& layer, int64_t rows) {
+  const Pace& pace = layer.scale != nullptr ? kBytePace : kFloatPace;
+  return layer.in_dim * kPanelWidth * std::max(rows, pace.rows) / pace.products + 1;
 }
 
 // Threads that pay for their wake-up.
 int useful_threads(const PackedTransform& packed, int64_t rows, int threads) {
-  int64_t work = 0;
+  int64_t time = 0;
   const auto add = [&](const std::vector<PackedLayer>& layers) {
-    for (const PackedLayer& layer : layers) work += layer.panel_count() * panel_work(layer, rows);
+    for (const PackedLayer& layer : layers) time += layer.panel_count() * panel_time(layer, rows);
   };
   for (const PackedBranch& branch : packed.branches) add(branch.layers);
   add(packed.trunk);
-  return static_cast<int>(std::clamp<int64_t>(work / kThreadWork, 1, std::max(threads, 1)));
+  return static_cast<int>(std::clamp<int64_t>(time / kThreadTime, 1, std::max(threads, 1)));
 }
 
 // run(first row, rows) for each block of rows. `element_bytes`: of an activation.
@@ -98,8 +105,8 @@ void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeC
   for (int64_t step = 0; step < block.step_count(); ++step) {
     const PackedLayer* const layer = block.layer_of(step);
     const int64_t panels = layer ? layer->panel_count() : 1;
-    const int64_t least = layer ? kTaskPanels * panel_work(*layer, rows) : kTaskWork;
-    task_panels.push_back(kTaskPanels * ((kTaskWork + least - 1) / least));
+    const int64_t least = layer ? kTaskPanels * panel_time(*layer, rows) : kTaskTime;
+    task_panels.push_back(kTaskPanels * ((kTaskTime + least - 1) / least));
     tasks.push_back((panels + task_panels.back() - 1) / task_panels.back());
   }
   run_stages(
@@ -139,10 +146,7 @@ void upgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& c
     case Precision::bf16:
       return upgrade_rows<Bf16Engine>(packed, level, call, stop);
     case Precision::int8:
-      return share_rows(packed, 1, call, std::max(1, call.threads), stop, [&](int64_t first, int64_t rows) {
-        BlockRows block(packed, call, first, rows);
-        upgrade_int8_block(packed, level, block);
-      });
+      return upgrade_rows<Int8Engine>(packed, level, call, stop);
   }
 }
 

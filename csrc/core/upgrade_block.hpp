@@ -18,13 +18,13 @@ class BlockUpgrade {
   // Activations are kept a thread's life, by the thread that makes this: fresh pages for each block would cost more
   // than a small block's arithmetic. So a thread has one BlockUpgrade at a time.
   BlockUpgrade(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call, int64_t first, int64_t rows)
-      : packed_(packed), kernels_(kernels_of(level)), engine_(level), block_(packed, call, first, rows), rows_(rows) {
+      : packed_(packed), engine_(level), block_(packed, call, first, rows), rows_(rows) {
     thread_local AlignedBuffer<Element> memory;
     thread_local AlignedBuffer<float> output;
-    const int64_t stride = padded_stride(packed_.widest);
+    const int64_t size = rows_ * padded_stride(packed_.widest) * Engine::kValueElements;
     output_stride_ = padded_stride(packed_.trunk.back().out_dim);
     output_ = output.reserve(static_cast<std::size_t>(rows_ * output_stride_));
-    lay_out(memory.reserve(static_cast<std::size_t>(3 * rows_ * stride)), rows_ * stride);
+    lay_out(memory.reserve(static_cast<std::size_t>(3 * size)), size);
   }
 
   int64_t step_count() const { return static_cast<int64_t>(steps_.size()); }
@@ -46,7 +46,7 @@ class BlockUpgrade {
       case Kind::last:
         return engine_.linear(*s.layer, panels, rows_, s.x, s.x_stride, output_, output_stride_);
       case Kind::write:
-        return block_.write_out(kernels_, output_, output_stride_);
+        return block_.write_out(engine_.squares_kernels(), output_, output_stride_);
     }
   }
 
@@ -63,7 +63,7 @@ class BlockUpgrade {
     const MatrixView* source = nullptr;
     const PackedLayer* layer = nullptr;
     const Element* x = nullptr;
-    int64_t x_stride = 0;
+    int64_t x_stride = 0;  // in values
     Element* y = nullptr;
     int64_t y_stride = 0;
   };
@@ -74,9 +74,10 @@ class BlockUpgrade {
     Element* ping = input + size;
     Element* pong = ping + size;
     const int64_t concat_stride = padded_stride(packed_.concat_dim);
+    const int64_t elements = Engine::input_elements(packed_.trunk.front());
     int64_t offset = 0;
     for (const PackedBranch& branch : packed_.branches) {
-      lay_out_branch(branch, input, pong, ping + offset, concat_stride);
+      lay_out_branch(branch, input, pong, ping + offset * elements, concat_stride);
       offset += branch.out_dim;
     }
     // Tiles of 16-bit pairs read one column past an odd width.
@@ -130,7 +131,6 @@ class BlockUpgrade {
   }
 
   const PackedTransform& packed_;
-  const KernelTable& kernels_;
   const Engine engine_;
   BlockRows block_;
   const int64_t rows_;

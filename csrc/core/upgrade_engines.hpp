@@ -1,4 +1,4 @@
-// How activations are held, and layers computed, in one precision.
+// How activations are held, and layers computed, in one precision; int8 has a file of its own (core/upgrade_int8.hpp).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,13 @@ struct PanelRange {
 class Fp32Engine {
  public:
   using Element = float;
+  static constexpr int64_t kValueElements = 1;                               // elements of a value, at most
+  static int64_t input_elements(const PackedLayer& /*layer*/) { return 1; }  // of a value that the layer reads
+
   explicit Fp32Engine(CpuLevel level) : kernels_(kernels_of(level)) {}
+
+  // Whose sums of squares the output rows are normalised by.
+  const KernelTable& squares_kernels() const { return kernels_; }
 
   void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
             unsigned char* finite) const {
@@ -60,7 +66,12 @@ class Fp32Engine {
 class Bf16Engine {
  public:
   using Element = uint16_t;
+  static constexpr int64_t kValueElements = 1;
+  static int64_t input_elements(const PackedLayer& /*layer*/) { return 1; }
+
   explicit Bf16Engine(CpuLevel level) : wide_(level), kernels_(*bf16_kernels_of(level)) {}
+
+  const KernelTable& squares_kernels() const { return wide_.squares_kernels(); }
 
   // Through float32, where NaN and Inf are found. One zero is written past the row: tiles read whole pairs.
   void load(const MatrixView& source, int64_t first, int64_t rows, Element* target, int64_t stride,
