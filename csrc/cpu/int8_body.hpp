@@ -15,6 +15,7 @@ constexpr int kQuadVecs = kPanelWidth / Quads::kLanes;
 constexpr int64_t kQuadWidth = 4 * kPanelWidth;  // bytes of a depth quad in a panel: one cache line
 constexpr int kGroupPanels = 8;
 constexpr int64_t kRunQuads = 256;
+constexpr int64_t kStreamAhead = 64 * kQuadWidth;  // a page: there the hardware's prefetcher gives up
 
 // A run of a row tile: the even and odd bytes of each quad as pairs of int16.
 struct Strip {
@@ -40,9 +41,10 @@ void widen(const uint8_t* x, int64_t x_stride, int rows, int64_t quads, Strip& s
   }
 }
 
-// sums[r][c] += the run's products. Never inline: the strip must not be addressed through the stack pointer, which is
-// what tests/kernels/test_isa_objects.py takes for a spilled sum.
-template <int Rows>
+// sums[r][c] += the run's products. With Stream the panel is read this once, and what follows it is asked for, which
+// may be past the last panel: a prefetch never faults. Never inline: the strip must not be addressed through the stack
+// pointer, which is what tests/kernels/test_isa_objects.py takes for a spilled sum.
+template <int Rows, bool Stream>
 [[gnu::noinline]] void run_tile(const Strip& strip, const int8_t* panel, int64_t quads, int32_t* sums) {
   Quads sum[Rows][kQuadVecs];
 #pragma GCC unroll 32
@@ -52,6 +54,7 @@ template <int Rows>
   }
   for (int64_t k = 0; k < quads; ++k) {
     const int8_t* const line = panel + k * kQuadWidth;
+    if constexpr (Stream) __builtin_prefetch(line + kStreamAhead, 0, 3);
     Quads even[kQuadVecs];
 #pragma GCC unroll 32
     for (int c = 0; c < kQuadVecs; ++c) even[c] = Quads::load(line + 4 * c * Quads::kLanes).signed_even();
@@ -78,12 +81,12 @@ template <int Rows>
   }
 }
 
-template <int Rows>
+template <int Rows, bool Stream>
 void pick_tile(const Strip& strip, const int8_t* panel, int64_t quads, int32_t* sums, int rows) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return pick_tile<Rows - 1>(strip, panel, quads, sums, rows);
+    if (rows < Rows) return pick_tile<Rows - 1, Stream>(strip, panel, quads, sums, rows);
   }
-  run_tile<Rows>(strip, panel, quads, sums);
+  run_tile<Rows, Stream>(strip, panel, quads, sums);
 }
 
 void write_rows(const Int8TileArgs& args, const int32_t* sums, int64_t row, int rows, int64_t panel) {
@@ -108,30 +111,41 @@ void write_rows(const Int8TileArgs& args, const int32_t* sums, int64_t row, int 
   for (int64_t i = lines * share / shares; i < end; ++i) __builtin_prefetch(panels + i * kQuadWidth, 0, 2);
 }
 
-void tile(const Int8TileArgs* args) {
+// Stream: all rows are one row tile. Panels are then read in the order in which they lie, one a group.
+template <bool Stream>
+void tile_all(const Int8TileArgs* args) {
+  constexpr int64_t kGroup = Stream ? 1 : kGroupPanels;
   Strip strip;
   const int64_t panel_stride = args->quads * kQuadWidth;
   const int64_t row_tiles = (args->rows + Quads::kTileRows - 1) / Quads::kTileRows;
-  for (int64_t p = 0; p < args->panel_count; p += kGroupPanels) {
+  for (int64_t p = 0; p < args->panel_count; p += kGroup) {
     const int64_t left = args->panel_count - p;
-    const int64_t group = left < kGroupPanels ? left : kGroupPanels;
-    const int64_t after = left - group < kGroupPanels ? left - group : kGroupPanels;
+    const int64_t group = left < kGroup ? left : kGroup;
+    const int64_t after = left - group < kGroup ? left - group : kGroup;
     const int8_t* const panels = args->panels + p * panel_stride;
     for (int64_t t = 0; t < row_tiles; ++t) {
       const int64_t row = t * Quads::kTileRows;
       const int rows = args->rows - row < Quads::kTileRows ? static_cast<int>(args->rows - row) : Quads::kTileRows;
-      if (row_tiles > 1) prefetch_share(panels + group * panel_stride, after * args->quads, t, row_tiles);
-      int32_t sums[kGroupPanels][Quads::kTileRows * kPanelWidth] = {};
+      if constexpr (!Stream) prefetch_share(panels + group * panel_stride, after * args->quads, t, row_tiles);
+      int32_t sums[kGroup][Quads::kTileRows * kPanelWidth] = {};
       for (int64_t k = 0; k < args->quads; k += kRunQuads) {
         const int64_t quads = args->quads - k < kRunQuads ? args->quads - k : kRunQuads;
         widen(args->x + row * args->x_stride + 4 * k, args->x_stride, rows, quads, strip);
         for (int64_t i = 0; i < group; ++i) {
           const int8_t* const panel = panels + i * panel_stride + k * kQuadWidth;
-          pick_tile<Quads::kTileRows>(strip, panel, quads, sums[i], rows);
+          pick_tile<Quads::kTileRows, Stream>(strip, panel, quads, sums[i], rows);
         }
       }
       for (int64_t i = 0; i < group; ++i) write_rows(*args, sums[i], row, rows, p + i);
     }
+  }
+}
+
+void tile(const Int8TileArgs* args) {
+  if (args->rows <= Quads::kTileRows) {
+    tile_all<true>(args);
+  } else {
+    tile_all<false>(args);
   }
 }
 
