@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <span>
 #include <vector>
 
 #include "core/aligned_buffer.hpp"
-#include "core/candidate.hpp"
+#include "core/coarse_selection.hpp"
 #include "core/error.hpp"
 
 namespace fct {
@@ -23,113 +21,10 @@ constexpr int64_t kRescoreCost = 64;
 constexpr double kEpsilon = 0x1p-24;  // of one float32 rounding
 constexpr double kUnderflow = 1e-37;  // more than all that underflow may take from a score
 constexpr int kOffset = 128;          // what is added to a query's bytes
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// A row that may belong: its score lies within [low, high]; where it is known, both are the score, NaN included.
-struct Entry {
-  float low;
-  float high;
-  int64_t id;
-  bool known() const { return !(low < high); }
-};
-
-bool before(const Entry& a, const Entry& b) { return better({a.low, a.id}, {b.low, b.id}); }
-
-int64_t capacity_for(int64_t k) { return 4 * k + 256; }
-
-// Scores of scattered rows, with the bits that topk gives them.
-class Rescorer {
- public:
-  Rescorer(const KernelTable& kernels, const TopkCall& call) : kernels_(kernels), call_(call) {}
-
-  // Makes all entries known.
-  void settle(const float* query, std::span<Entry> entries) {
-    pending_.clear();
-    for (Entry& entry : entries) {
-      if (!entry.known()) pending_.push_back(&entry);
-    }
-    for (std::size_t i = 0; i < pending_.size(); i += kBatch)
-      settle_batch(query, std::span(pending_).subspan(i, std::min(kBatch, pending_.size() - i)));
-  }
-
- private:
-  static constexpr std::size_t kBatch = 64;
-
-  void settle_batch(const float* query, std::span<Entry*> batch) {
-    const int64_t depth = call_.queries.cols, stride = padded_stride(depth);
-    const int64_t count = static_cast<int64_t>(batch.size());
-    float* const rows = rows_.reserve(static_cast<std::size_t>(kBatch * stride));
-    float* const panels = panels_.reserve(static_cast<std::size_t>(kBatch * depth));
-    for (int64_t i = 0; i < count; ++i) {
-      load_rows(kernels_, call_.gallery, call_.metric, batch[i]->id - call_.first_id, 1, rows + i * stride, stride);
-    }
-    const PackArgs pack{.x = rows, .x_stride = stride, .rows = count, .depth = depth, .panels = panels};
-    kernels_.pack(&pack);
-    float scores[kBatch];
-    const TileArgs tile{.x = query,
-                        .x_stride = depth,
-                        .rows = 1,
-                        .panels = panels,
-                        .panel_count = panels_of(count),
-                        .depth = depth,
-                        .bias = nullptr,
-                        .relu = false,
-                        .product = product_of(call_.metric),
-                        .y = scores,
-                        .y_stride = kBatch};
-    kernels_.tile(&tile);
-    for (int64_t i = 0; i < count; ++i) batch[i]->low = batch[i]->high = scores[i];
-  }
-
-  const KernelTable& kernels_;
-  const TopkCall& call_;
-  std::vector<Entry*> pending_;
-  AlignedBuffer<float> rows_, panels_;
-};
-
-// What one thread knows of one query's best rows: always a superset of the best k that it saw.
-class CoarseSelection {
- public:
-  CoarseSelection(int64_t k, int64_t budget) : k_(k), budget_(budget) {}
-
-  // A row whose score is below this cannot belong.
-  float floor() const { return floor_; }
-  const std::vector<Entry>& entries() const { return entries_; }
-  // More rows had to be looked at again than pays.
-  bool gave_up() const { return budget_ < 0; }
-
-  void add(const Entry& entry, const float* query, Rescorer& rescorer) {
-    if (static_cast<int64_t>(entries_.size()) == capacity_for(k_)) prune(query, rescorer);
-    if (entry.high >= floor_) entries_.push_back(entry);
-  }
-
- private:
-  void prune(const float* query, Rescorer& rescorer) {
-    drop_below_kth();
-    if (static_cast<int64_t>(entries_.size()) <= capacity_for(k_) / 4 * 3) return;
-    budget_ -= std::count_if(entries_.begin(), entries_.end(), [](const Entry& entry) { return !entry.known(); });
-    if (gave_up()) {
-      entries_.clear();
-      floor_ = kInfinity;
-      return;
-    }
-    rescorer.settle(query, entries_);
-    std::nth_element(entries_.begin(), entries_.begin() + (k_ - 1), entries_.end(), before);
-    entries_.resize(static_cast<std::size_t>(k_));
-    floor_ = std::max(floor_, entries_.back().low);
-  }
-
-  void drop_below_kth() {
-    std::nth_element(entries_.begin(), entries_.begin() + (k_ - 1), entries_.end(), before);
-    floor_ = std::max(floor_, entries_[static_cast<std::size_t>(k_ - 1)].low);
-    std::erase_if(entries_, [this](const Entry& entry) { return entry.high < floor_; });
-  }
-
-  int64_t k_;
-  int64_t budget_;
-  std::vector<Entry> entries_;
-  float floor_ = -kInfinity;
-};
+// A float32 below x, by more than the conversion may raise it. std::nextafter would be a call of the C library, twice
+// for each row that passes the filter.
+float below(double x) { return static_cast<float>(x - std::fabs(x) * 2 * kEpsilon - kUnderflow); }
 
 struct Query {
   double scale;  // what the int8 scores are multiplied by
@@ -167,9 +62,10 @@ class CoarseSearch {
     const int64_t tasks = (coarse_.rows + task_rows - 1) / task_rows;
     const int threads = static_cast<int>(std::clamp<int64_t>(call_.threads, 1, std::max<int64_t>(tasks, 1)));
     const int64_t budget = (8 * call_.k + coarse_.rows / kRescoreCost) / threads;
-    for (int i = 0; i < threads; ++i) {
+    SharedFloors floors(threads, count, call_.k);
+    for (int slot = 0; slot < threads; ++slot) {
       workers_.emplace_back(kernels_, call_);
-      workers_.back().selections.assign(static_cast<std::size_t>(count), CoarseSelection(call_.k, budget));
+      for (int64_t q = 0; q < count; ++q) workers_.back().selections.emplace_back(call_.k, budget, floors, slot, q);
     }
     if (call_.seeded) seed(first);
     parallel_for(
@@ -177,6 +73,7 @@ class CoarseSearch {
         [&](int64_t task, int slot) {
           const int64_t begin = task * task_rows;
           const int64_t end = std::min(begin + task_rows, coarse_.rows);
+          for (CoarseSelection& selection : workers_[slot].selections) selection.refresh();
           for (int64_t r = begin; r < end; r += kBlockRows) scan(workers_[slot], r, std::min(kBlockRows, end - r));
         },
         stop);
@@ -258,7 +155,6 @@ class CoarseSearch {
     CoarseSelection& selection = worker.selections[q];
     const Query& facts = facts_[q];
     const double error = error_of(facts, block);
-    const auto below = [](double x) { return std::nextafter(static_cast<float>(x), -kInfinity); };
     const FilterArgs args{.scores = scores,
                           .count = rows,
                           .threshold = below((selection.floor() - error) / facts.scale),
@@ -281,12 +177,7 @@ class CoarseSearch {
       const std::vector<Entry>& found = worker.selections[q].entries();
       all.insert(all.end(), found.begin(), found.end());
     }
-    const auto kth = all.begin() + (call_.k - 1);
-    std::nth_element(all.begin(), kth, all.end(), before);
-    const float floor = kth->low;
-    std::erase_if(all, [floor](const Entry& entry) { return entry.high < floor; });
-    rescorer.settle(query(q), all);
-    std::partial_sort(all.begin(), all.begin() + call_.k, all.end(), before);
+    settle_best(all, call_.k, query(q), rescorer);
     for (int64_t i = 0; i < call_.k; ++i) {
       const int64_t at = (first_query + q) * call_.k + i;
       call_.scores[at] = all[static_cast<std::size_t>(i)].low + 0.0f;  // no negative zero
@@ -325,9 +216,14 @@ void topk_coarse(CpuLevel level, const TopkCall& call, const CoarseGallery& coar
   const int64_t seen = call.gallery.rows + (call.seeded ? call.k : 0);
   if (call.k < 1 || call.k > seen) throw ShapeError("k is out of range for this gallery");
   if (!coarse.sound) return topk(level, call, stop);
-  const int64_t per_query = capacity_for(call.k) * static_cast<int64_t>(sizeof(Entry)) * std::max(1, call.threads);
+  const int64_t per_query =
+      CoarseSelection::capacity_for(call.k) * static_cast<int64_t>(sizeof(Entry)) * std::max(1, call.threads);
   const int64_t fitting = std::min(kCandidateBytes / per_query, kTaskProducts / (kBlockRows * coarse.dim));
-  const int64_t step = std::max(kStripQueries, fitting / kStripQueries * kStripQueries);
+  const int64_t most = std::max(kStripQueries, fitting / kStripQueries * kStripQueries);
+  // Blocks of all but the same size: each reads the gallery.
+  const int64_t blocks = (call.queries.rows + most - 1) / most;
+  const int64_t strips = (call.queries.rows + kStripQueries - 1) / kStripQueries;
+  const int64_t step = blocks == 0 ? most : (strips + blocks - 1) / blocks * kStripQueries;
   std::vector<bool> hard;
   for (int64_t q = 0; q < call.queries.rows; q += step) {
     const std::vector<bool> part =

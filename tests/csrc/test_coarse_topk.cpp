@@ -127,6 +127,7 @@ std::vector<Case> cases() {
           {3, 3000, kDim, 10, bad_rows},
           {3, 40, kDim, 40, bad_rows},
           {3, 3000, kDim, 10, bad_first_piece},
+          {3, 50, kDim, 40, bad_first_piece},  // NaN is among the best
           {5, 3000, kDim, 10, bad_query}};
 }
 
