@@ -111,23 +111,24 @@ void write_rows(const Int8TileArgs& args, const int32_t* sums, int64_t row, int 
   for (int64_t i = lines * share / shares; i < end; ++i) __builtin_prefetch(panels + i * kQuadWidth, 0, 2);
 }
 
-// Stream: all rows are one row tile. Panels are then read in the order in which they lie, one a group.
+// Stream: all rows are one row tile. Panels that take several runs are then a group each, so that weights are read in
+// the order in which they lie.
 template <bool Stream>
 void tile_all(const Int8TileArgs* args) {
-  constexpr int64_t kGroup = Stream ? 1 : kGroupPanels;
+  const int64_t most = Stream && args->quads > kRunQuads ? 1 : kGroupPanels;
   Strip strip;
   const int64_t panel_stride = args->quads * kQuadWidth;
   const int64_t row_tiles = (args->rows + Quads::kTileRows - 1) / Quads::kTileRows;
-  for (int64_t p = 0; p < args->panel_count; p += kGroup) {
+  for (int64_t p = 0; p < args->panel_count; p += most) {
     const int64_t left = args->panel_count - p;
-    const int64_t group = left < kGroup ? left : kGroup;
-    const int64_t after = left - group < kGroup ? left - group : kGroup;
+    const int64_t group = left < most ? left : most;
+    const int64_t after = left - group < most ? left - group : most;
     const int8_t* const panels = args->panels + p * panel_stride;
     for (int64_t t = 0; t < row_tiles; ++t) {
       const int64_t row = t * Quads::kTileRows;
       const int rows = args->rows - row < Quads::kTileRows ? static_cast<int>(args->rows - row) : Quads::kTileRows;
       if constexpr (!Stream) prefetch_share(panels + group * panel_stride, after * args->quads, t, row_tiles);
-      int32_t sums[kGroup][Quads::kTileRows * kPanelWidth] = {};
+      int32_t sums[kGroupPanels][Quads::kTileRows * kPanelWidth] = {};
       for (int64_t k = 0; k < args->quads; k += kRunQuads) {
         const int64_t quads = args->quads - k < kRunQuads ? args->quads - k : kRunQuads;
         widen(args->x + row * args->x_stride + 4 * k, args->x_stride, rows, quads, strip);
