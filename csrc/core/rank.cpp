@@ -1,21 +1,15 @@
 #include "core/rank.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <functional>
 #include <vector>
 
 #include "core/aligned_buffer.hpp"
+#include "core/rank_rows.hpp"
 #include "core/topk.hpp"
 
 namespace fct {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kStripBytes = int64_t{8} << 20;  // a thread's scores
-constexpr int64_t kMinStripQueries = 6;            // a full register tile
-constexpr int64_t kMaxStripQueries = 48;
-constexpr int64_t kFilterSpan = 4096;
 
 // Ranks one query after another; keeps its working memory between them.
 //
@@ -24,7 +18,7 @@ constexpr int64_t kFilterSpan = 4096;
 class QueryRanker {
  public:
   QueryRanker(const KernelTable& kernels, const Positives& positives, const RankResult& result)
-      : kernels_(kernels), positives_(positives), result_(result), hits_(kFilterSpan) {}
+      : positives_(positives), result_(result), reaching_rows_(kernels) {}
 
   // scores [rows], which are changed.
   void run(int64_t query, float* scores, int64_t rows) {
@@ -33,11 +27,10 @@ class QueryRanker {
     result_.positives[query] = 0;
     collect(query, scores);
     if (sorted_.empty()) return;
-    for (int64_t i = 0; i < rows; ++i) {
-      if (std::isnan(scores[i])) scores[i] = -kInfinity;
-    }
-    if (positives_.exclude_self) scores[query] = std::numeric_limits<float>::quiet_NaN();  // reaches nothing
-    count_rows_reaching(scores, rows);
+    reaching_.assign(sorted_.size(), 0);
+    ahead_of_best_ = 0;
+    reaching_rows_.visit(scores, rows, sorted_.back(), excluded_row(positives_, query),
+                         [this](float score, int64_t row) { count(score, row); });
     result_.first_rank[query] = 1 + ahead_of_best_;
     result_.average_precision[query] = average_precision();
     result_.positives[query] = static_cast<int64_t>(sorted_.size());
@@ -46,41 +39,16 @@ class QueryRanker {
  private:
   void collect(int64_t query, const float* scores) {
     sorted_.clear();
-    const int64_t c = positives_.query_classes[query];
-    if (c < 0) return;
     best_row_ = -1;
-    for (int64_t i = positives_.class_starts[c]; i < positives_.class_starts[c + 1]; ++i) {
-      const int64_t row = positives_.class_rows[i];
-      if (positives_.exclude_self && row == query) continue;
-      const float score = std::isnan(scores[row]) ? -kInfinity : scores[row];
+    for_each_positive(positives_, query, [&](int64_t row) {
+      const float score = number(scores[row]);
       if (best_row_ < 0 || score > best_) {
         best_ = score;
         best_row_ = row;
       }
       sorted_.push_back(score);
-    }
+    });
     std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
-  }
-
-  void count_rows_reaching(const float* scores, int64_t rows) {
-    reaching_.assign(sorted_.size(), 0);
-    ahead_of_best_ = 0;
-    const float lowest = sorted_.back();
-    if (lowest == -kInfinity) {  // everything may reach it; the filter below is strict
-      for (int64_t i = 0; i < rows; ++i) {
-        if (scores[i] >= lowest) count(scores[i], i);
-      }
-      return;
-    }
-    const float below = std::nextafter(lowest, -kInfinity);
-    for (int64_t start = 0; start < rows; start += kFilterSpan) {
-      const FilterArgs args{.scores = scores + start,
-                            .count = std::min(kFilterSpan, rows - start),
-                            .threshold = below,
-                            .positions = hits_.data()};
-      const int64_t found = kernels_.filter(&args);
-      for (int64_t i = 0; i < found; ++i) count(scores[start + hits_[i]], start + hits_[i]);
-    }
   }
 
   // Adds the row to the first positive that it reaches; branch-free search, since the outcome is a coin toss.
@@ -108,13 +76,12 @@ class QueryRanker {
     return sum / static_cast<double>(sorted_.size());
   }
 
-  const KernelTable& kernels_;
   const Positives& positives_;
   const RankResult& result_;
+  ReachingRows reaching_rows_;
   std::vector<float> sorted_;      // scores of the query's positives, best first
   std::vector<int64_t> reaching_;  // rows that reach sorted_[j] but not sorted_[j - 1]
-  std::vector<int32_t> hits_;
-  float best_ = 0.0f;  // the best positive's score, and the lowest row that has it
+  float best_ = 0.0f;              // the best positive's score, and the lowest row that has it
   int64_t best_row_ = -1;
   int64_t ahead_of_best_ = 0;
 };
@@ -130,7 +97,7 @@ void rank(CpuLevel level, const RankCall& call, const StopFn& stop) {
   pack_gallery(level, call.gallery, call.metric, panels.data(), call.threads, stop);
 
   const int64_t strip_stride = padded_stride(rows);
-  const int64_t step = std::clamp(kStripBytes / (4 * strip_stride), kMinStripQueries, kMaxStripQueries);
+  const int64_t step = strip_queries(strip_stride);
   const int64_t tasks = (call.queries.rows + step - 1) / step;
   const int threads = static_cast<int>(std::clamp<int64_t>(call.threads, 1, std::max<int64_t>(tasks, 1)));
   struct Worker {

@@ -1,23 +1,17 @@
 #include "core/rank_curve.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "core/aligned_buffer.hpp"
 #include "core/error.hpp"
 #include "core/level_search.hpp"
+#include "core/rank_rows.hpp"
 #include "core/topk.hpp"
 
 namespace fct {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kStripBytes = int64_t{8} << 20;  // a thread's scores
-constexpr int64_t kMinStripQueries = 6;            // a full register tile
-constexpr int64_t kMaxStripQueries = 48;
-constexpr int64_t kFilterSpan = 4096;
 
 // Points [begin, end) of the curve at which a score counts.
 struct Span {
@@ -34,11 +28,10 @@ struct Span {
 class CurveRanker {
  public:
   CurveRanker(const KernelTable& kernels, const CurveCall& call)
-      : kernels_(kernels),
-        call_(call),
+      : call_(call),
         points_(call.points),
         stride_(call.points + 1),  // rows that are never replaced have a column of their own
-        hits_(kFilterSpan),
+        reaching_rows_(kernels),
         best_level_(static_cast<std::size_t>(points_)),
         best_row_(static_cast<std::size_t>(points_)),
         behind_(static_cast<std::size_t>(points_)),
@@ -49,7 +42,7 @@ class CurveRanker {
 
   // before, after [gallery rows]: the query's scores, which are changed.
   void run(int64_t query, float* before, float* after) {
-    excluded_ = call_.positives.exclude_self ? query : -1;
+    excluded_ = excluded_row(call_.positives, query);
     collect(query, before, after);
     if (entries_.empty()) {
       for (int32_t p = 0; p < points_; ++p) write(query, p, 0, 0.0);
@@ -86,23 +79,16 @@ class CurveRanker {
   void collect(int64_t query, const float* before, const float* after) {
     entries_.clear();
     levels_.clear();
-    const Positives& positives = call_.positives;
-    const int64_t c = positives.query_classes[query];
-    if (c < 0) return;
-    for (int64_t i = positives.class_starts[c]; i < positives.class_starts[c + 1]; ++i) {
-      const int64_t row = positives.class_rows[i];
-      if (row == excluded_) continue;
+    for_each_positive(call_.positives, query, [&](int64_t row) {
       entries_.push_back({number(before[row]), static_cast<int32_t>(row), span_of<false>(row)});
       entries_.push_back({number(after[row]), static_cast<int32_t>(row), span_of<true>(row)});
-    }
+    });
     std::sort(entries_.begin(), entries_.end(),
               [](const Entry& a, const Entry& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; });
     for (const Entry& entry : entries_) {
       if (levels_.empty() || entry.score != levels_.back()) levels_.push_back(entry.score);
     }
   }
-
-  static float number(float score) { return std::isnan(score) ? -kInfinity : score; }
 
   // For each point, the level of the best positive and the lowest row that has it.
   void find_best() {
@@ -125,24 +111,8 @@ class CurveRanker {
 
   template <bool is_after>
   void count_rows(float* scores) {
-    const int64_t rows = call_.before.rows;
-    const float lowest = levels_.back();
-    if (lowest == -kInfinity) {  // everything reaches it; the filter below is strict
-      for (int64_t row = 0; row < rows; ++row) {
-        if (row != excluded_) count<is_after>(number(scores[row]), row);
-      }
-      return;
-    }
-    if (excluded_ >= 0) scores[excluded_] = std::numeric_limits<float>::quiet_NaN();  // passes no filter
-    const float below = std::nextafter(lowest, -kInfinity);
-    for (int64_t start = 0; start < rows; start += kFilterSpan) {
-      const FilterArgs args{.scores = scores + start,
-                            .count = std::min(kFilterSpan, rows - start),
-                            .threshold = below,
-                            .positions = hits_.data()};
-      const int64_t found = kernels_.filter(&args);
-      for (int64_t i = 0; i < found; ++i) count<is_after>(scores[start + hits_[i]], start + hits_[i]);
-    }
+    reaching_rows_.visit(scores, call_.before.rows, levels_.back(), excluded_,
+                         [this](float score, int64_t row) { count<is_after>(score, row); });
   }
 
   // Adds a score that reaches the lowest level to its bin.
@@ -205,7 +175,6 @@ class CurveRanker {
     }
   }
 
-  const KernelTable& kernels_;
   const CurveCall& call_;
   int32_t points_;
   int64_t stride_;
@@ -214,7 +183,7 @@ class CurveRanker {
   std::vector<float> levels_;   // their distinct scores
   LevelSearch search_;
   std::vector<int32_t> counts_;  // [levels, points + 1]
-  std::vector<int32_t> hits_;
+  ReachingRows reaching_rows_;
   // A value a point:
   std::vector<int32_t> best_level_;
   std::vector<int32_t> best_row_;
@@ -241,7 +210,7 @@ void rank_curve(CpuLevel level, const CurveCall& call, const StopFn& stop) {
 
   const int64_t query_stride = padded_stride(depth);
   const int64_t strip_stride = padded_stride(rows);
-  const int64_t step = std::clamp(kStripBytes / (4 * strip_stride), kMinStripQueries, kMaxStripQueries);
+  const int64_t step = strip_queries(strip_stride);
   const int64_t tasks = (call.queries.rows + step - 1) / step;
   const int threads = static_cast<int>(std::clamp<int64_t>(call.threads, 1, std::max<int64_t>(tasks, 1)));
   struct Worker {
