@@ -30,6 +30,16 @@ py::list level_names() {
   return names;
 }
 
+// Precision -> the kernels that run it at a level, or None.
+py::dict kernel_names(const std::string& level) {
+  const fct::KernelNames names = fct::kernel_names(fct::level_from_name(level));
+  const auto text = [](std::string_view name) {
+    return name.empty() ? py::object(py::none()) : py::str(std::string(name));
+  };
+  return py::dict(py::arg("fp32") = text(names.fp32), py::arg("bf16") = text(names.bf16),
+                  py::arg("int8") = text(names.int8));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -40,6 +50,7 @@ PYBIND11_MODULE(_native, module) {
   map_error<fct::NonFiniteError>(errors, "NonFiniteError");
 
   module.def("usable_levels", level_names);
+  module.def("kernel_names", kernel_names);
   module.def("resolve_level",
              [](const std::string& name) { return std::string(fct::name_of(fct::level_from_name(name))); });
   module.def("available_threads", fct::available_threads);

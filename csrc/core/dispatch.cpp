@@ -160,4 +160,21 @@ const Int8Table& int8_kernels_of(CpuLevel level) {
   return kScalarInt8Kernels;
 }
 
+KernelNames kernel_names(CpuLevel level) {
+  KernelNames names{"scalar", "", "scalar"};
+#if defined(FCT_X86_LEVELS)
+  if (&kernels_of(level) == &kAvx512Kernels) names.fp32 = "avx512";
+  if (&kernels_of(level) == &kAvx2Kernels) names.fp32 = "avx2";
+  const Bf16Table* const bf16 = bf16_kernels_of(level);
+  if (bf16 != nullptr) names.bf16 = bf16 == &kAmxBf16Kernels ? "amx" : "avx512 bf16";
+  const Int8Table* const int8 = &int8_kernels_of(level);
+  if (int8 == &kAmxInt8Kernels) names.int8 = "amx";
+  if (int8 == &kAvx512VnniInt8Kernels) names.int8 = "avx512 vnni";
+  if (int8 == &kAvx2Int8Kernels) names.int8 = "avx2";
+#else
+  (void)level;
+#endif
+  return names;
+}
+
 }  // namespace fct

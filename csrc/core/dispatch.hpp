@@ -32,6 +32,12 @@ const Bf16Table* bf16_kernels_of(CpuLevel level);
 const Int8Table& int8_kernels_of(CpuLevel level);
 bool has_vnni();
 
+// The kernels that run at a level, by precision, for people; bf16 is empty where there are none.
+struct KernelNames {
+  std::string_view fp32, bf16, int8;
+};
+KernelNames kernel_names(CpuLevel level);
+
 // Whether the CPU and its system have what level amx needs, turned on or not.
 bool has_amx();
 

@@ -85,6 +85,10 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, object]]:
             ("kernels", f"version {kernels['kernel_version']}, built by {kernels['compiler']}"),
             ("processor", f"{kernels['machine']}, levels {', '.join(kernels['cpu_levels'])}"),
             ("level in use", f"{kernels['cpu_level']}{forced}"),
+            (
+                "kernels in use",
+                ", ".join(f"{p} {name or 'none'}" for p, name in kernels["kernels_by_precision"].items()),
+            ),
             ("threads", kernels["threads"]),
             ("cuda", kernels["cuda"]),
             ("vnni", kernels["vnni"]),

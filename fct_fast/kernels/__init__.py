@@ -85,6 +85,7 @@ def capabilities() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_levels": list(module.usable_levels()),
         "cpu_level": resolve_level(),
+        "kernels_by_precision": dict(module.kernel_names(resolve_level())),
         "forced_level": os.environ.get("FCT_FAST_CPU_LEVEL") or None,
         "threads": module.available_threads(),
         "compiler": module.compiler,

@@ -37,6 +37,10 @@ def test_a_sound_installation(run: Run) -> None:
     assert errors["int8"].keys() == errors["fp32"].keys()
     assert all(1e-3 < error <= 3e-2 for error in errors["int8"].values())
     assert len(set(errors["int8"].values())) == 1, "int8 has the same bits at every level"
+    by_precision = report["kernels"]["kernels_by_precision"]
+    assert by_precision.keys() == {"fp32", "bf16", "int8"}
+    assert (by_precision["bf16"] is None) == (not native().has_bf16(report["kernels"]["cpu_level"]))
+    assert by_precision["fp32"].split()[0] in report["kernels"]["cpu_levels"]
     assert report["packages"]["numpy"]
 
 
@@ -50,6 +54,7 @@ def test_for_people(run: Run) -> None:
 def test_a_forced_level_is_told_and_an_unknown_one_is_a_problem(spawn: Run) -> None:
     told = spawn("doctor", env={**environment(), "FCT_FAST_CPU_LEVEL": "scalar"})
     assert "forced by FCT_FAST_CPU_LEVEL=scalar" in told.out
+    assert "fp32 scalar, bf16 none, int8 scalar" in told.out
     told = spawn("doctor", "--json", env={**environment(), "FCT_FAST_CPU_LEVEL": "mmx"})
     assert told.code == 1
     assert told.document["problem"] in told.err
