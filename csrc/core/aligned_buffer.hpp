@@ -1,12 +1,31 @@
 // A growing buffer aligned to a cache line; contents are not kept when it grows.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <cstddef>
+#include <cstdint>
 #include <new>
 
 namespace fct {
 
 constexpr std::size_t kCacheLine = 64;
+
+// Buffers of so many bytes wish for huge pages, as numpy's do, which hold packed weights and prepared galleries.
+constexpr std::size_t kHugePageBuffer = std::size_t{4} << 20;
+
+// The whole pages of [data, data + bytes). Where the system has no huge pages, or wants none, nothing happens.
+inline void wish_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) / page * page;
+  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 template <typename T>
 class AlignedBuffer {
@@ -26,6 +45,7 @@ class AlignedBuffer {
       release();
       data_ = static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{kCacheLine}));
       size_ = count;
+      if (count * sizeof(T) >= kHugePageBuffer) wish_for_huge_pages(data_, count * sizeof(T));
     }
     return data_;
   }
