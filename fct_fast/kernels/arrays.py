@@ -11,7 +11,7 @@ from fct_fast.errors import DtypeError, ShapeError
 
 __all__ = ["as_rows", "cuda_place", "is_torch", "like", "row_sample", "shared_tensor", "to_float32"]
 
-_WIDTHS = {"float32": 4, "float16": 2}
+_FLOATS = {np.dtype(np.float32), np.dtype(np.float16)}  # of native byte order
 
 
 def is_torch(x: object) -> bool:
@@ -92,7 +92,7 @@ def as_rows(x: Any, name: str, dim: int | None = None, device: str = "cpu") -> A
         if x.device.type != "cpu" and str(x.device) != device:
             raise DtypeError(f"{name} is on {x.device}, but this computes on the device {device!r}; pass {name}.cpu()")
         return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-    if x.dtype.name not in _WIDTHS or not x.dtype.isnative:
+    if x.dtype not in _FLOATS:
         raise DtypeError(
             f"{name} has dtype {x.dtype}; use float32 or float16 (bfloat16 through torch), native byte order"
         )

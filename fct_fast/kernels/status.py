@@ -14,6 +14,8 @@ OK, NONFINITE_INPUT, ZERO_NORM, OVERFLOW = range(4)
 
 def check_status(status: npt.NDArray[np.uint8], first_row: int = 0) -> None:
     """Raises NonFiniteError naming the first row with NaN or Inf; `first_row` is the number of status[0]."""
+    if not status.any():
+        return
     bad = np.flatnonzero((status == NONFINITE_INPUT) | (status == OVERFLOW))
     if bad.size == 0:
         return
