@@ -9,6 +9,9 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 FORMATTED = $$(git ls-files 'csrc/*.?pp' 'csrc/*.cu' 'csrc/*.h' 'tests/csrc/*.?pp')
+# CuTe's headers, what tests/cuda/test_fragments.py holds fragment maps against; what the package depends on is for
+# compiling kernels from Python.
+CUTE := nvidia-cutlass==4.2.0.0
 PATHS := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help build demo test test-cpp lint format wheel bench sanitize stress clean
@@ -33,6 +36,7 @@ $(VENV)/.tools: constraints.txt
 # Editable: Python files are used where they are; the module is compiled anew whenever a C++ file changed.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	$(PATHS) $(PIP) --no-build-isolation -e ".[dev]"
+	$(PIP) --no-deps $(CUTE)
 	@touch $@
 
 demo: build

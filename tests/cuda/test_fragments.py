@@ -1,9 +1,10 @@
 """The shim's fragment maps against CuTe, the second opinion on the PTX manual. Needs a C++ compiler, the CUDA toolkit's
-headers, and CuTe's (`pip install --no-deps nvidia-cutlass`, or FCT_CUTE_INCLUDE)."""
+headers (asked of nvcc), and CuTe's (`make build` installs them; or FCT_CUTE_INCLUDE)."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -18,19 +19,20 @@ def cute_include() -> Path:
     named = os.environ.get("FCT_CUTE_INCLUDE")
     place = Path(named or Path(sysconfig.get_paths()["purelib"]) / "cutlass_library/source/include")
     if not (place / "cute/tensor.hpp").is_file():
-        pytest.skip("CuTe's headers are not installed")
+        pytest.skip("CuTe's headers are not installed (pip install --no-deps nvidia-cutlass)")
     return place
 
 
 def cuda_include() -> Path:
     nvcc = shutil.which("nvcc")
-    places = [Path("/usr/local/cuda/include")]
-    if nvcc is not None:
-        places.insert(0, Path(nvcc).resolve().parents[1] / "include")
-    for place in places:
-        if (place / "cuda_runtime.h").is_file():
-            return place
-    pytest.skip("the CUDA toolkit's headers are not installed")
+    if nvcc is None:
+        pytest.skip("nvcc is not installed, and CuTe's headers include the CUDA toolkit's")
+    words = [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stderr
+    found = re.search(r'^#\$ INCLUDES="-I([^"]+)"', said, re.MULTILINE)
+    assert found is not None, said
+    assert (Path(found[1]) / "cuda_runtime.h").is_file()
+    return Path(found[1])
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
