@@ -80,9 +80,9 @@ def topk(
     queries [nq, dim], gallery [n, dim] or a PreparedGallery -> scores float32 [nq, k], ids int64 [nq, k] (row numbers),
     best first, equal scores by lower id, NaN last. metric "cosine" and "ip": higher is better; "l2": squared distance,
     lower is better. A row of zero norm has cosine 0. torch in, torch out. The bits of a score do not depend on batch or
-    threads. precision "int8" (not for "l2", on the CPU) scores in int8, and again in float32 whatever that cannot rule
-    out: the answer is that of "fp32", bit for bit; "auto" is the precision of a prepared gallery, and fp32 for plain
-    rows; on a GPU it lets 16-bit scores choose what is scored in float32, again without a change of the answer.
+    threads. precision "int8" (not for "l2") scores in int8, and again in float32 whatever that cannot rule out: the
+    answer is that of "fp32", bit for bit; "auto" is the precision of a prepared gallery, and fp32 for plain rows; on a
+    GPU it lets 16-bit scores choose what is scored in float32, again without a change of the answer.
     device "auto": the GPU that queries or gallery lie on, else the CPU; "cuda" and "cuda:N" also take arrays of the
     host, in pieces. The answer is where the queries are.
     Raises ShapeError (dims; k outside 1 .. min(n, 2048)), DtypeError, ConfigError, DeviceError.
@@ -93,8 +93,6 @@ def topk(
         device = cuda_place(queries) or cuda_place(gallery) or "cpu"
     gpu = None if device == "cpu" else cuda_device(device)
     place = "cpu" if gpu is None else f"cuda:{gpu}"
-    if gpu is not None and precision == "int8":
-        raise ConfigError("precision 'int8' is a search on the CPU; use 'auto' on a GPU, whose answer is the same")
     query_rows = as_rows(queries, "queries", device=place)
     rows = gallery if isinstance(gallery, PreparedGallery) else as_rows(gallery, "gallery", device=place)
     if isinstance(rows, PreparedGallery):
@@ -116,7 +114,8 @@ def topk(
     if gpu is not None:
         if isinstance(rows, PreparedGallery):
             raise ConfigError("a prepared gallery is packed for the CPU; give the rows themselves to search on a GPU")
-        scores, ids = _on_device(query_rows, [rows], k, metric, place, precision == "auto", lambda _, parts: parts[0])
+        coarse = "fp16" if precision == "auto" else wanted
+        scores, ids = _on_device(query_rows, [rows], k, metric, place, coarse, lambda _, parts: parts[0])
         return like(queries, scores), like(queries, ids)
     merge = _Merge(query_rows, k, metric, usable_threads(threads))
     if isinstance(rows, PreparedGallery) or wanted == "fp32":
@@ -155,7 +154,7 @@ def search_upgraded(
         def upgraded(start: int, parts: list[Any]) -> Any:
             return up.device_chunk(parts[0], parts[1] if len(parts) > 1 else None, start, n)
 
-        scores, ids = _on_device(query_rows, rows, k, metric, up.device, True, upgraded, up.new_dim)
+        scores, ids = _on_device(query_rows, rows, k, metric, up.device, "fp16", upgraded, up.new_dim)
         return like(queries, scores), like(queries, ids)
     merge = _Merge(query_rows, k, metric, up.threads, up.level)
     chunk = max(k, _CHUNK_BYTES // (4 * up.new_dim))
@@ -170,7 +169,7 @@ def _on_device(
     k: int,
     metric: Metric,
     place: str,
-    coarse: bool,
+    coarse: str,
     gallery_of: Callable[[int, list[Any]], Any],
     new_dim: int = 0,
 ) -> tuple[Any, Any]:

@@ -52,13 +52,13 @@ def cuda_topk(monkeypatch):
 def test_host_arrays_go_in_pieces_and_give_the_whole_answer(rows, cuda_topk, monkeypatch, metric, kind, dtype):
     monkeypatch.setattr(search_room, "_CUDA_CHUNK_BYTES", 24 * 40)
     queries, gallery = kind(rows(5, 24)), kind(rows(333, 24, 1).astype(dtype))
-    scores, ids = search_room._on_device(queries, [gallery], 7, metric, "cpu", True, lambda _, parts: parts[0])
+    scores, ids = search_room._on_device(queries, [gallery], 7, metric, "cpu", "fp16", lambda _, parts: parts[0])
     assert type(scores) is type(queries)
     want = topk(queries, gallery, 7, metric)
     np.testing.assert_array_equal(scores, want[0])
     np.testing.assert_array_equal(ids, want[1])
     size = 10 if dtype == "float32" else 20
-    assert cuda_topk.calls == [(start, min(size, 333 - start), start > 0, True) for start in range(0, 333, size)]
+    assert cuda_topk.calls == [(start, min(size, 333 - start), start > 0, "fp16") for start in range(0, 333, size)]
 
 
 def test_an_upgraded_gallery_goes_in_pieces(rows, cuda_topk, monkeypatch, make_transform):
@@ -71,7 +71,7 @@ def test_an_upgraded_gallery_goes_in_pieces(rows, cuda_topk, monkeypatch, make_t
         seen.append((start, [tuple(part.shape) for part in parts]))
         return up(*parts)
 
-    answer = search_room._on_device(queries, [old, side], 3, "cosine", "cpu", False, upgraded, 8)
+    answer = search_room._on_device(queries, [old, side], 3, "cosine", "cpu", "fp32", upgraded, 8)
     want = topk(queries, up(old, side), 3)
     np.testing.assert_array_equal(answer[0], want[0])
     np.testing.assert_array_equal(answer[1], want[1])
@@ -80,13 +80,31 @@ def test_an_upgraded_gallery_goes_in_pieces(rows, cuda_topk, monkeypatch, make_t
 
 def test_a_chunk_holds_k_rows(rows, cuda_topk, monkeypatch):
     monkeypatch.setattr(search_room, "_CUDA_CHUNK_BYTES", 1)
-    scores, _ = search_room._on_device(rows(2, 6), [rows(50, 6, 1)], 20, "ip", "cpu", True, lambda _, parts: parts[0])
+    scores, _ = search_room._on_device(rows(2, 6), [rows(50, 6, 1)], 20, "ip", "cpu", "fp16", lambda _, parts: parts[0])
     assert scores.shape == (2, 20)
     assert [call[1] for call in cuda_topk.calls] == [20, 20, 10]
 
 
+@pytest.mark.parametrize(("precision", "coarse"), [("auto", "fp16"), ("fp32", "fp32"), ("int8", "int8")])
+def test_a_precision_names_the_scores_that_come_first(rows, cuda_topk, monkeypatch, precision, coarse):
+    on_device = search_room._on_device
+    monkeypatch.setattr(search_room, "cuda_device", lambda name: 0)
+    monkeypatch.setattr(search_room, "as_rows", lambda x, name, device: x)
+    monkeypatch.setattr(search_room, "_on_device", lambda *args: on_device(*args[:4], "cpu", *args[5:]))
+    queries, gallery = rows(3, 6), rows(50, 6, 1)
+    scores, ids = topk(queries, gallery, 5, "ip", precision, device="cuda")
+    assert cuda_topk.calls == [(0, 50, False, coarse)]
+    want = topk(queries, gallery, 5, "ip", device="cpu")
+    np.testing.assert_array_equal(scores, want[0])
+    np.testing.assert_array_equal(ids, want[1])
+    with pytest.raises(errors.ConfigError, match="metrics 'cosine' and 'ip'"):
+        topk(queries, gallery, 5, "l2", "int8", device="cuda")
+
+
 def test_no_queries_ask_nothing_of_the_gpu(rows, cuda_topk):
-    scores, ids = search_room._on_device(rows(0, 6), [rows(50, 6, 1)], 2, "ip", "cpu", True, lambda _, parts: parts[0])
+    scores, ids = search_room._on_device(
+        rows(0, 6), [rows(50, 6, 1)], 2, "ip", "cpu", "fp16", lambda _, parts: parts[0]
+    )
     assert scores.shape == ids.shape == (0, 2)
     assert not cuda_topk.calls
 

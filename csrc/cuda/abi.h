@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* Raised by every change of a struct or function here; the module refuses a library of another number. */
-#define FCT_CUDA_ABI_VERSION 3
+#define FCT_CUDA_ABI_VERSION 4
 
 #define FCT_CUDA_EXPORT __attribute__((visibility("default")))
 

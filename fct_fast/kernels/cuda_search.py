@@ -22,11 +22,11 @@ _SCRATCH_BYTES = 1 << 30
 class CudaMerge:
     """A top-k result over galleries that arrive in pieces, in row order; all on the GPU that the queries are on.
 
-    queries [nq, dim], a tensor of the device. coarse: 16-bit scores choose the rows that are scored in float32; the
-    answer is the same.
+    queries [nq, dim], a tensor of the device. coarse: the scores that choose the rows that are scored in float32:
+    "fp16", "int8" (not for "l2"), or "fp32" for all rows; the answer is the same.
     """
 
-    def __init__(self, queries: Tensor, k: int, metric: str, coarse: bool) -> None:
+    def __init__(self, queries: Tensor, k: int, metric: str, coarse: str) -> None:
         self._queries, self._k, self._metric, self._coarse = queries, k, metric, coarse
         self._scores = torch.empty((queries.shape[0], k), dtype=torch.float32, device=queries.device)
         self._ids = torch.empty((queries.shape[0], k), dtype=torch.int64, device=queries.device)

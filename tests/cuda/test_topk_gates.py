@@ -10,10 +10,10 @@ from test_gates import ARCHES, entries
 # Kernel -> instances (metrics, stored types, operand types), registers at most, so that as many blocks as planned share
 # a multiprocessor's 65536: 2 of 256 threads, 2 of 128, 3 of 256 and more.
 KERNELS = {
-    "RowsKernel": (18, 85),
+    "RowsKernel": (24, 85),
     "ScoreExactKernel": (9, 128),
-    "ScoreHalfKernel": (2, 128),
-    "FusedKernel": (2, 255),
+    "ScoreHalfKernel": (3, 128),
+    "FusedKernel": (3, 255),
     "SeedKernel": (3, 85),
     "SelectKernel": (2, 85),
     "FinishKernel": (12, 85),
@@ -38,7 +38,8 @@ def test_every_instance_is_there_and_keeps_to_its_registers(ptxas: str) -> None:
 
 
 def test_coarse_scores_come_from_the_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:
-    # A warp's 32 x 64 tile is 2 x 8 products for 16 columns; a step has 32 columns, of the fused kernel 64.
+    # A warp's 32 x 64 tile is 2 x 8 products for 16 columns, or pairs of bytes; a step has 32, of the fused kernel 64.
+    operands = {"4Half": "HMMA.16816.F32", "6Bfloat": "HMMA.16816.F32.BF16", "8BytePair": "IMMA.16832.S8.S8"}
     steps = {"ScoreHalfKernel": 2, "FusedKernel": 4}
     seen = 0
     for (arch, mangled), instructions in sass.items():
@@ -47,13 +48,14 @@ def test_coarse_scores_come_from_the_tensor_cores(sass: dict[tuple[str, str], li
             continue
         seen += 1
         names = Counter(instruction.split()[0] for instruction in instructions)
-        want = "HMMA.16816.F32.BF16" if "6Bfloat" in mangled else "HMMA.16816.F32"
-        assert {n: c for n, c in names.items() if n.startswith("HMMA")} == {want: 16 * steps[name]}, (arch, mangled)
+        want = next(product for operand, product in operands.items() if operand in mangled)
+        products = {n: c for n, c in names.items() if n.startswith(("HMMA", "IMMA"))}
+        assert products == {want: 16 * steps[name]}, (arch, mangled)
         assert names["LDSM.16.M88.4"] == 6 * steps[name], (arch, mangled)
         assert any(re.match(r"LDGSTS\.E\.BYPASS.*128", n) for n in names), (arch, mangled)
         if name == "FusedKernel":  # no score leaves the chip: one multiply-add and one compare each
             assert names["FFMA"] <= 64 + 8, (arch, mangled)
-    assert seen == 2 * 4
+    assert seen == 2 * 6
 
 
 def test_exact_scores_use_no_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:

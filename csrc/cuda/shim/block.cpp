@@ -177,13 +177,13 @@ void Block::mma_16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32
   std::memcpy(c, slot().c, 16);
 }
 
-void Block::mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+void Block::mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool signed_a) {
   Slot& mine = slot();
   std::memcpy(mine.a, a, 16);
   std::memcpy(mine.sums, c, 16);
   mine.b[0] = b0;
   mine.b[1] = b1;
-  meet(warps_[warp_of(running_)], Collective::mma_bytes, [this](Warp& warp) {
+  meet(warps_[warp_of(running_)], Collective::mma_bytes, [this, signed_a](Warp& warp) {
     ++counters_.mma;
     int32_t matrix_a[16][32], matrix_w[8][32];
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -191,7 +191,8 @@ void Block::mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint
       const int group = lane / 4, quad = lane % 4 * 4;
       for (int i = 0; i < 4; ++i) {
         for (int byte = 0; byte < 4; ++byte) {
-          matrix_a[group + i % 2 * 8][quad + i / 2 * 16 + byte] = static_cast<uint8_t>(from.a[i] >> 8 * byte);
+          const uint8_t bits = static_cast<uint8_t>(from.a[i] >> 8 * byte);
+          matrix_a[group + i % 2 * 8][quad + i / 2 * 16 + byte] = signed_a ? static_cast<int8_t>(bits) : bits;
           if (i < 2) matrix_w[group][quad + i * 16 + byte] = static_cast<int8_t>(from.b[i] >> 8 * byte);
         }
       }

@@ -72,7 +72,7 @@ class Block {
   uint32_t ballot(bool vote);
   void load_matrix_x4(uint32_t (&fragment)[4], const void* row);
   void mma_16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*widen)(uint16_t));
-  void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+  void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool signed_a);
   void copy_async(void* shared, const void* source, int bytes);
   void copy_async_commit();
   void copy_async_wait(std::size_t pending);

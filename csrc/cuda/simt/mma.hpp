@@ -40,13 +40,19 @@ FCT_DEVICE void mma_16816(Bfloat, float (&c)[4], const uint32_t (&a)[4], uint32_
 }
 #undef FCT_MMA_16816
 
+#define FCT_MMA_16832(type)                                                              \
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." type                             \
+               ".s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+
 // c += a b, unsigned bytes times signed ones. Sums that leave int32 wrap: the caller bounds the depth.
-FCT_DEVICE void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+FCT_DEVICE void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { FCT_MMA_16832("u8"); }
+// c += a b, signed bytes on both sides: m16n8k32, which has the shape of m16n8k16 on pairs.
+FCT_DEVICE void mma_16816(BytePair, int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  FCT_MMA_16832("s8");
 }
+#undef FCT_MMA_16832
 
 #else
 
@@ -60,7 +66,10 @@ FCT_DEVICE void mma_16816(Bfloat, float (&c)[4], const uint32_t (&a)[4], uint32_
   shim::current().mma_16816(c, a, b0, b1, float_from_bfloat);
 }
 FCT_DEVICE void mma_16832(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  shim::current().mma_16832(c, a, b0, b1);
+  shim::current().mma_16832(c, a, b0, b1, false);
+}
+FCT_DEVICE void mma_16816(BytePair, int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  shim::current().mma_16832(c, a, b0, b1, true);
 }
 
 #endif

@@ -21,6 +21,10 @@ struct Half {
 struct Bfloat {
   uint16_t bits;
 };
+// Two signed bytes, the lower first, that take the place of one 16-bit element in tiles and fragments.
+struct BytePair {
+  uint16_t bits;
+};
 
 #if defined(__CUDACC__)
 

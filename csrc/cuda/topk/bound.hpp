@@ -1,6 +1,6 @@
 // Coarse scores and what they prove.
 //
-// 16-bit scoring computes, for query q and gallery row g, the coarse score
+// Coarse scoring computes, from operands in 16 bits (or int8, below), for query q and gallery row g, the coarse score
 //     U = (q16 . g16) * factor(q) * factor(g) + offset(g)
 // whose facts are chosen so that it bounds the exact score S (rows.hpp) from above:
 //     S <= slope(q) U + constant(q).
@@ -9,6 +9,12 @@
 //     inner product  U = q.g / |q| + E |g|,                     S <= |q| U
 //     l2, S = -|q-g|^2, by 2 |q||g| <= |q|^2 + |g|^2:
 //                    U = 2 q.g - (1 - 2E) |g|^2,                S <= U - (1 - 2E) |q|^2
+// In int8 (quantise.hpp; not for l2) each row brings what it lost, rho = |row - its operand| / |row|, and
+//     |q8 . g8 - q . g| <= |q - q8| |g| + |q8| |g - g8| <= (rho(q) + (1 + rho(q)) rho(g)) |q| |g|
+// so, with rho the largest rho(q) of the block of queries, which the facts of rows wait for,
+//     cosine         U = q.g / (1 + rho(q)) |q||g| + rho(g),     S <= (1 + rho(q)) U + rho(q) + E
+//     inner product  U = q.g / (1 + rho(q)) |q| + (rho + rho(g) + E) |g|,   S <= (1 + rho(q)) |q| U
+// In 16 bits every rho is 0 and its part is in E.
 // A search keeps the best `kept` > k rows by (U, row), scores those exactly, and takes the best k. A row that was not
 // kept has U <= T, the last kept one's. So if the k-th exact score is above slope(q) T + constant(q), no other row can
 // belong: the result is proved to be what exact scoring of every row gives. A query without that proof goes through the
@@ -21,13 +27,14 @@
 //                             rounding is not documented; this is meant to be on the safe side, and a GPU run must
 //                             check it), and the exact score's own rounding, at most (d + 2) 2^-24, for l2 twice that
 //     2^-19                   the arithmetic of U, of the facts and of unit rows, a few roundings at 2^-24 each
+// and in int8, whose sums are exact, 2^-23 d + 2^-19.
 // Rows for which this does not hold are treated apart. RowClass::forced (zero aside, norms outside 2^-40 .. 2^60, where
 // something could overflow or underflow; Inf in the row): U = +inf, always kept. RowClass::hopeless (NaN in the row;
 // for the cosine Inf too): S is NaN for every query, and U = NaN sorts it last, as S does. A query that is not finite,
 // or has such a norm, goes to the exact kernels at once.
 #pragma once
 
-#include "cuda/topk/rows.hpp"
+#include "cuda/topk/quantise.hpp"
 
 namespace fct::cuda::topk {
 
@@ -45,6 +52,9 @@ FCT_HOST_DEVICE double relative_error(int cols, double rounding, int rounded_sid
   return once + subnormal + 0x1p-21 * cols + 0x1p-19;
 }
 
+// In int8 the operands' part is apart.
+FCT_HOST_DEVICE double relative_error_of_bytes(int cols) { return 0x1p-23 * cols + 0x1p-19; }
+
 enum class RowClass { ordinary, forced, hopeless };
 
 template <Metric metric>
@@ -57,31 +67,35 @@ FCT_DEVICE RowClass class_of(double squares) {
   return RowClass::forced;
 }
 
-// `unscale` is the power of two that the operand was divided by.
+// `error` is E; of inner products in int8, with the largest loss of the queries.
 template <Metric metric>
-FCT_DEVICE RowFacts facts_of_row(double squares, double unscale, double error) {
+FCT_DEVICE RowFacts facts_of_row(double squares, Packed packed, double error) {
   const RowClass row_class = class_of<metric>(squares);
   if (row_class == RowClass::forced) return {0.0f, float_from_bits(0x7f800000u)};
   if (row_class == RowClass::hopeless) return {0.0f, float_from_bits(0x7fc00000u)};
   const double norm = sqrt(squares);
-  if constexpr (metric == Metric::cosine) return {static_cast<float>(unscale * unit_scale(squares)), 0.0f};
-  if constexpr (metric == Metric::inner_product) return {static_cast<float>(unscale), static_cast<float>(error * norm)};
-  return {static_cast<float>(2.0 * unscale), static_cast<float>((2.0 * error - 1.0) * squares)};
+  const float factor = static_cast<float>(packed.unscale);
+  if constexpr (metric == Metric::cosine)
+    return {static_cast<float>(packed.unscale * unit_scale(squares)), static_cast<float>(packed.loss)};
+  if constexpr (metric == Metric::inner_product) return {factor, static_cast<float>((error + packed.loss) * norm)};
+  return {2.0f * factor, static_cast<float>((2.0 * error - 1.0) * squares)};
 }
 
 template <Metric metric>
-FCT_DEVICE QueryFacts facts_of_query(double squares, double unscale, double error) {
+FCT_DEVICE QueryFacts facts_of_query(double squares, Packed packed, double error) {
   const double norm = sqrt(squares);
   QueryFacts facts{1.0, 0.0, 0.0f, float_from_bits(0x7fc00000u), class_of<metric>(squares) == RowClass::ordinary};
   if (!facts.provable) return facts;
+  const double stretch = 1.0 + packed.loss;
   if constexpr (metric == Metric::cosine) {
-    facts.factor = static_cast<float>(unscale * unit_scale(squares));
-    facts.constant = error;
+    facts.factor = static_cast<float>(packed.unscale * unit_scale(squares) / stretch);
+    facts.slope = stretch;
+    facts.constant = error + packed.loss;
   } else if constexpr (metric == Metric::inner_product) {
-    facts.factor = norm == 0.0 ? 0.0f : static_cast<float>(unscale / norm);
-    facts.slope = norm;
+    facts.slope = norm * stretch;
+    facts.factor = norm == 0.0 ? 0.0f : static_cast<float>(packed.unscale / facts.slope);
   } else {
-    facts.factor = static_cast<float>(unscale);
+    facts.factor = static_cast<float>(packed.unscale);
     facts.constant = (2.0 * error - 1.0) * squares;
   }
   return facts;

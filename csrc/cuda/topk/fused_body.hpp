@@ -151,7 +151,7 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
     }
   };
 
-  const auto select = [&](const WarpTile& tile, int64_t first_row, const RowFacts* row_facts) {
+  const auto select = [&](const WarpTile<Operand>& tile, int64_t first_row, const RowFacts* row_facts) {
     FCT_UNROLL
     for (int q = 0; q < 4; ++q) {
       uint32_t passing = 0;
@@ -163,11 +163,11 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
       }
       while (ballot(passing != 0) != 0) {
         const int r = lowest_bit(passing);
-        float product = 0.0f;
+        typename WarpTile<Operand>::Sum sum = 0;
         FCT_UNROLL
-        for (int i = 0; i < 16; ++i) product = i == r ? product_of(tile, q, i) : product;  // registers have no index
+        for (int i = 0; i < 16; ++i) sum = i == r ? sum_of(tile, q, i) : sum;  // registers have no index
         const int in_tile = r < 0 ? 0 : row_of(r);
-        const float score = coarse_score(product, selection.factor[q], row_facts[in_tile]);
+        const float score = coarse_score(static_cast<float>(sum), selection.factor[q], row_facts[in_tile]);
         const int64_t row = first_row + in_tile;
         const Key key = key_of(score, args.first_ordinal + static_cast<uint32_t>(row));
         const bool enters = r >= 0 && row < args.gallery.rows && key > selection.worst[q];
@@ -186,7 +186,7 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
   copy_tile<Tile::kQueries>(queries, query_pitch, args.queries, first_query, 0, depth, Tile::kThreads);
   start(0);  // in one group with the queries
   start(1);
-  WarpTile tile;
+  WarpTile<Operand> tile;
   tile.clear();
   int col = 0;
   int tile_facts = 0;
@@ -198,7 +198,7 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
     const unsigned char* const warp_queries = queries + warp_query * query_pitch + col * kOperandBytes;
     FCT_UNROLL
     for (int c = 0; c < Tile::kDepth; c += 16) {
-      tile.add<Operand>(warp_queries + c * kOperandBytes, query_pitch, stage + c * kOperandBytes, Tile::kPitch);
+      tile.add(warp_queries + c * kOperandBytes, query_pitch, stage + c * kOperandBytes, Tile::kPitch);
     }
     col += Tile::kDepth;
     if (col == depth) {

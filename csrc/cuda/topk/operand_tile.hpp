@@ -1,5 +1,7 @@
-// Tiles of 16-bit operands on their way to the tensor cores.
+// Tiles of 16-bit operands, or of pairs of bytes, on their way to the tensor cores.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/simt/simt.hpp"
 #include "cuda/topk/rows.hpp"
@@ -31,8 +33,10 @@ FCT_DEVICE void copy_tile(unsigned char* shared, int pitch, const Rows<Operand>&
   }
 }
 
+template <typename Operand>
 struct WarpTile {
-  float sum[2][8][4];  // [16 queries][8 rows][as in mma.hpp]
+  using Sum = std::conditional_t<std::is_same_v<Operand, BytePair>, int32_t, float>;
+  Sum sum[2][8][4];  // [16 queries][8 rows][as in mma.hpp]
 
   FCT_DEVICE void clear() {
     FCT_UNROLL
@@ -40,13 +44,12 @@ struct WarpTile {
       FCT_UNROLL
       for (int n = 0; n < 8; ++n) {
         FCT_UNROLL
-        for (int i = 0; i < 4; ++i) sum[m][n][i] = 0.0f;
+        for (int i = 0; i < 4; ++i) sum[m][n][i] = 0;
       }
     }
   }
 
-  // Adds 16 columns: `queries` and `rows` point at the first of them in the warp's first row.
-  template <typename Operand>
+  // Adds 16 columns, or pairs of them: `queries` and `rows` point at the first of them in the warp's first row.
   FCT_DEVICE void add(const unsigned char* queries, int query_pitch, const unsigned char* rows, int row_pitch) {
     const int lane = lane_index();
     uint32_t a[2][4];
@@ -70,6 +73,13 @@ struct WarpTile {
 // A thread holds four queries of its warp's tile, q = 0 .. 3 at query_of(q), and of each the 16 rows row_of(0 .. 15).
 FCT_DEVICE int query_of(int q) { return 8 * q + lane_index() / 4; }
 FCT_DEVICE int row_of(int r) { return r / 2 * 8 + lane_index() % 4 * 2 + r % 2; }
-FCT_DEVICE float product_of(const WarpTile& tile, int q, int r) { return tile.sum[q / 2][r / 2][q % 2 * 2 + r % 2]; }
+template <typename Operand>
+FCT_DEVICE typename WarpTile<Operand>::Sum sum_of(const WarpTile<Operand>& tile, int q, int r) {
+  return tile.sum[q / 2][r / 2][q % 2 * 2 + r % 2];
+}
+template <typename Operand>
+FCT_DEVICE float product_of(const WarpTile<Operand>& tile, int q, int r) {
+  return static_cast<float>(sum_of(tile, q, r));
+}
 
 }  // namespace fct::cuda::topk

@@ -24,6 +24,7 @@ struct Shape {
   Dtype gallery_dtype = Dtype::f32;
   bool gallery_aligned = false;  // rows start at multiples of 16 bytes
   bool coarse = true;            // score in 16 bits first; the answer is the exact one either way
+  bool bytes = false;            // with `coarse`: in int8
 };
 
 enum class Path { exact, tiled, fused };
@@ -31,6 +32,7 @@ enum class Path { exact, tiled, fused };
 struct Plan {
   Path path = Path::exact;
   // Coarse paths.
+  bool bytes = false;  // operands are pairs of int8, always packed; else
   Dtype operand = Dtype::f16;
   bool packed = false;  // operands are made of the gallery's rows, chunk by chunk; else they are the rows as they lie
   int rounded_sides = 0;
@@ -52,6 +54,6 @@ struct Plan {
 Plan make_plan(const Shape& shape, const DeviceFacts& device, int64_t scratch_limit);
 
 // Candidates that a coarse search for k keeps: the margin decides how often a proof fails, never the answer.
-int64_t kept_for(int64_t k);
+int64_t kept_for(int64_t k, bool bytes);
 
 }  // namespace fct::cuda::topk

@@ -1,7 +1,8 @@
 // Coarse scores of queries x gallery rows on the tensor cores.
 //
 // A block of 256 threads makes a tile of 128 queries x 128 rows, eight warps as 4 x 2. Columns come in steps of 32
-// through three stages of shared memory; step s + 2 is on its way while step s is multiplied.
+// through three stages of shared memory; step s + 2 is on its way while step s is multiplied. In int8 every column here
+// is a pair of them.
 #pragma once
 
 #include "cuda/topk/bound.hpp"
@@ -40,7 +41,7 @@ FCT_DEVICE void score_half_body(const ScoreHalfArgs<Operand>& args, unsigned cha
 
   const int warp_query = warp_index() / 2 * kWarpQueries;
   const int warp_row = warp_index() % 2 * kWarpRows;
-  WarpTile tile;
+  WarpTile<Operand> tile;
   tile.clear();
   start(0);
   start(1);
@@ -53,7 +54,7 @@ FCT_DEVICE void score_half_body(const ScoreHalfArgs<Operand>& args, unsigned cha
     const unsigned char* const rows = stage + (Tile::kQueries + warp_row) * Tile::kPitch;
     FCT_UNROLL
     for (int c = 0; c < Tile::kDepth; c += 16) {
-      tile.add<Operand>(queries + c * kOperandBytes, Tile::kPitch, rows + c * kOperandBytes, Tile::kPitch);
+      tile.add(queries + c * kOperandBytes, Tile::kPitch, rows + c * kOperandBytes, Tile::kPitch);
     }
   }
   copy_async_wait<0>();

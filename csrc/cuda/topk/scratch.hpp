@@ -25,6 +25,7 @@ struct Scratch {
   // Coarse scoring.
   void* query_operands = nullptr;  // [query_block, operand_stride]
   QueryFacts* query_facts = nullptr;
+  uint32_t* query_loss = nullptr;
   RowFacts* row_facts = nullptr;     // [chunk_rows]
   void* gallery_operands = nullptr;  // [chunk_rows, operand_stride]
   Lists coarse_lists;
@@ -36,7 +37,9 @@ struct Scratch {
   int64_t bytes = 0;
 };
 
-inline int64_t operand_stride_of(int64_t cols) { return (cols + 7) / 8 * 8; }
+// Operands of a row: elements in 16 bits, or pairs of bytes.
+inline int64_t operand_cols_of(const Plan& plan, int64_t cols) { return plan.bytes ? (cols + 1) / 2 : cols; }
+inline int64_t operand_stride_of(int64_t operand_cols) { return (operand_cols + 7) / 8 * 8; }
 
 class Arena {
  public:
@@ -83,10 +86,12 @@ inline Scratch place_scratch(const Plan& plan, int64_t cols, int64_t k, unsigned
   scratch.unproved_count = arena.take<uint32_t>(1);
   const int64_t shared = arena.at();
   if (coarse) {
-    scratch.query_operands = arena.take<uint16_t>(queries * operand_stride_of(cols));
+    const int64_t stride = operand_stride_of(operand_cols_of(plan, cols));
+    scratch.query_operands = arena.take<uint16_t>(queries * stride);
     scratch.query_facts = arena.take<QueryFacts>(queries);
+    scratch.query_loss = arena.take<uint32_t>(1);
     scratch.row_facts = arena.take<RowFacts>(plan.chunk_rows);
-    if (plan.packed) scratch.gallery_operands = arena.take<uint16_t>(plan.chunk_rows * operand_stride_of(cols));
+    if (plan.packed) scratch.gallery_operands = arena.take<uint16_t>(plan.chunk_rows * stride);
     scratch.coarse_lists = place_lists(arena, queries, plan.stripes, plan.kept, plan.path == Path::tiled);
     if (plan.path == Path::tiled) scratch.scores = arena.take<float>(queries * plan.chunk_rows);
     arena.back_to(shared);

@@ -4,7 +4,8 @@
 //     launch<Kernel>(blocks, shared_bytes, args)    in order with all before
 //     zero(pointer, bytes)                          likewise
 //     read(const uint32_t*) -> uint32_t             waits for all before
-// and throws where one fails.
+//     pace()                                        once a piece of the gallery: the host may wait here
+// and throws where one fails, or where the caller wants to stop.
 #pragma once
 
 #include <algorithm>
@@ -45,6 +46,7 @@ class Search {
         call_(call),
         scratch_(place_scratch(plan, call.gallery.cols, call.k, call.scratch)),
         cols_(static_cast<int32_t>(call.gallery.cols)),
+        operand_cols_(static_cast<int32_t>(operand_cols_of(plan, call.gallery.cols))),
         seed_count_(call.seeded ? static_cast<int32_t>(call.k) : 0) {}
 
   Outcome run() {
@@ -69,6 +71,7 @@ class Search {
   }
 
  private:
+  static constexpr bool kBytes = std::is_same_v<Operand, BytePair>;
   static constexpr int64_t kRowBlocks = 2048;  // blocks of the row kernel at most; each strides over the rows
 
   template <typename T>
@@ -78,7 +81,13 @@ class Search {
   float* scores() const { return call_.scores + first_query_ * call_.k; }
   int64_t* ids() const { return call_.ids + first_query_ * call_.k; }
 
-  double error() const { return relative_error(cols_, rounding_of(Operand{}), plan_.rounded_sides); }
+  double error() const {
+    if constexpr (kBytes)
+      return relative_error_of_bytes(cols_);
+    else
+      return relative_error(cols_, rounding_of(Operand{}), plan_.rounded_sides);
+  }
+  uint32_t* query_loss() const { return kBytes && metric == Metric::inner_product ? scratch_.query_loss : nullptr; }
 
   template <typename T>
   void launch_rows(const RowsArgs<T, Operand>& args) {
@@ -101,11 +110,13 @@ class Search {
     args.exact = scratch_.exact_queries;
     if (plan_.path != Path::exact) {
       args.packed = static_cast<Operand*>(scratch_.query_operands);
-      args.packed_stride = operand_stride_of(cols_);
+      args.packed_stride = operand_stride_of(operand_cols_);
       args.error = error();
       args.query_facts = scratch_.query_facts;
       args.seeds = call_.seeded ? scores() : nullptr;
       args.k = call_.k;
+      args.query_loss = query_loss();
+      if (args.query_loss != nullptr) device_.zero(args.query_loss, sizeof(uint32_t));
     }
     launch_rows(args);
   }
@@ -115,9 +126,10 @@ class Search {
     device_.zero(lists.stripes, lists.list_bytes);
     device_.zero(scratch_.unproved_count, sizeof(uint32_t));
     const Rows<Operand> operands{static_cast<const Operand*>(scratch_.query_operands), queries,
-                                 operand_stride_of(cols_), cols_};
+                                 operand_stride_of(operand_cols_), operand_cols_};
     for (int64_t first = 0; first < call_.gallery.rows; first += plan_.chunk_rows) {
       const int64_t rows = std::min(plan_.chunk_rows, call_.gallery.rows - first);
+      device_.pace();
       const Rows<Operand> chunk = load_chunk(first, rows);
       if (plan_.path == Path::fused) {
         select_fused(operands, chunk, first);
@@ -135,11 +147,12 @@ class Search {
     RowsArgs<Stored, Operand> args{};
     args.source = rows_of<Stored>(call_.gallery, first, rows);
     args.packed = static_cast<Operand*>(plan_.packed ? scratch_.gallery_operands : nullptr);
-    args.packed_stride = operand_stride_of(cols_);
+    args.packed_stride = operand_stride_of(operand_cols_);
     args.error = error();
     args.row_facts = scratch_.row_facts;
+    args.query_loss = query_loss();
     launch_rows(args);
-    if (plan_.packed) return {args.packed, rows, args.packed_stride, cols_};
+    if (plan_.packed) return {args.packed, rows, args.packed_stride, operand_cols_};
     return rows_of<Operand>(call_.gallery, first, rows);
   }
 
@@ -153,7 +166,8 @@ class Search {
                                   .kept = static_cast<int32_t>(plan_.kept),
                                   .lists = scratch_.coarse_lists.stripes};
     const int64_t query_tiles = (queries.rows + FusedTile::kQueries - 1) / FusedTile::kQueries;
-    device_.template launch<FusedKernel<Operand>>(query_tiles * plan_.stripes, FusedTile::shared_bytes(cols_), args);
+    device_.template launch<FusedKernel<Operand>>(query_tiles * plan_.stripes, FusedTile::shared_bytes(operand_cols_),
+                                                  args);
   }
 
   void score_tiled(const Rows<Operand>& queries, const Rows<Operand>& chunk) {
@@ -185,6 +199,7 @@ class Search {
     }
     for (int64_t first = 0; first < call_.gallery.rows; first += plan_.exact_chunk_rows) {
       const int64_t rows = std::min(plan_.exact_chunk_rows, call_.gallery.rows - first);
+      device_.pace();
       score_exact(query_list, queries, first, rows);
       select(lists, queries, stripes, call_.k, scratch_.exact_scores, plan_.exact_chunk_rows, rows, first + seed_count_,
              nullptr);
@@ -276,13 +291,30 @@ class Search {
   const Call& call_;
   const Scratch scratch_;
   const int32_t cols_;
+  const int32_t operand_cols_;
   const int32_t seed_count_;
   int64_t first_query_ = 0;
   Outcome outcome_;
 };
 
+// int8 scores first.
+template <Metric metric, typename Device>
+Outcome search_bytes(Device& device, const Plan& plan, const Call& call) {
+  switch (call.gallery.dtype) {
+    case Dtype::f16:
+      return Search<Device, metric, Half, BytePair>(device, plan, call).run();
+    case Dtype::bf16:
+      return Search<Device, metric, Bfloat, BytePair>(device, plan, call).run();
+    default:
+      return Search<Device, metric, float, BytePair>(device, plan, call).run();
+  }
+}
+
 template <Metric metric, typename Device>
 Outcome search_metric(Device& device, const Plan& plan, const Call& call) {
+  if constexpr (metric != Metric::l2) {
+    if (plan.bytes) return search_bytes<metric>(device, plan, call);
+  }
   switch (call.gallery.dtype) {
     case Dtype::f16:
       return Search<Device, metric, Half, Half>(device, plan, call).run();
@@ -294,7 +326,7 @@ Outcome search_metric(Device& device, const Plan& plan, const Call& call) {
   }
 }
 
-// `plan` is make_plan's for this call's shape.
+// `plan` is make_plan's for this call's shape; not in int8 for l2.
 template <typename Device>
 Outcome search(Device& device, const Plan& plan, const Call& call) {
   switch (call.metric) {

@@ -2,6 +2,7 @@
 #include "cuda/runtime.hpp"
 #include "cuda/topk/abi.h"
 #include "cuda/topk/search.hpp"
+#include "cuda/topk/stream_pace.hpp"
 
 namespace fct::cuda::topk {
 namespace {
@@ -15,7 +16,8 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks) topk_kernel
 // A Device for search.hpp.
 class StreamDevice {
  public:
-  StreamDevice(cudaStream_t stream, const std::string& what) : stream_(stream), what_(what) {}
+  StreamDevice(cudaStream_t stream, std::function<bool()> stop, const std::string& what)
+      : stream_(stream), pace_(stream, std::move(stop), what), what_(what) {}
 
   template <typename Kernel>
   void launch(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) {
@@ -34,16 +36,19 @@ class StreamDevice {
   }
   uint32_t read(const uint32_t* source) {
     uint32_t value = 0;
+    pace_.drain();
     check(cudaMemcpyAsync(&value, source, sizeof(value), cudaMemcpyDeviceToHost, stream_), what_);
     check(cudaStreamSynchronize(stream_), what_);
     return value;
   }
+  void pace() { pace_.step(); }
 
  private:
   static constexpr int64_t kSharedWithoutAsking = 48 << 10;
   static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 
   cudaStream_t stream_;
+  StreamPace pace_;
   const std::string& what_;
 };
 
@@ -112,6 +117,10 @@ struct Job {
 
 Job job_of(const FctCudaTopkCall& call) {
   if (call.metric < FCT_CUDA_COSINE || call.metric > FCT_CUDA_L2) throw ShapeError("there is no such metric");
+  if (call.coarse < FCT_CUDA_FLOAT_SCORES || call.coarse > FCT_CUDA_BYTE_SCORES)
+    throw ShapeError("there are no such coarse scores");
+  if (call.coarse == FCT_CUDA_BYTE_SCORES && call.metric == FCT_CUDA_L2)
+    throw ShapeError("int8 scores are of inner products; l2 distances need 16-bit or float32 scores");
   Job job;
   job.call = {.queries = view_of(call.queries, call.query_rows, call.cols, "queries"),
               .gallery = view_of(call.gallery, call.gallery_rows, call.cols, "gallery rows"),
@@ -128,7 +137,8 @@ Job job_of(const FctCudaTopkCall& call) {
                .query_dtype = job.call.queries.dtype,
                .gallery_dtype = job.call.gallery.dtype,
                .gallery_aligned = is_aligned(job.call.gallery),
-               .coarse = call.coarse != 0};
+               .coarse = call.coarse != FCT_CUDA_FLOAT_SCORES,
+               .bytes = call.coarse == FCT_CUDA_BYTE_SCORES};
   job.device = facts_of(call.device);
   return job;
 }
@@ -155,7 +165,9 @@ void run(FctCudaTopkCall& call) {
   }
   job.call.scratch = static_cast<unsigned char*>(memory.data);
   call.scratch_bytes = plan.scratch_bytes;
-  StreamDevice device(stream, what);
+  std::function<bool()> stop;
+  if (call.stop != nullptr) stop = [&call] { return call.stop(call.stop_context) != 0; };
+  StreamDevice device(stream, std::move(stop), what);
   call.unproved = search(device, plan, job.call).unproved;
 }
 

@@ -9,6 +9,7 @@
 #include "check.hpp"
 #include "core/half.hpp"
 #include "cuda/runtime.cu"
+#include "cuda/topk/stream_pace.hpp"
 #include "cuda/upgrade/device_call.cu"
 #include "cuda/upgrade/host_call.cu"
 #include "cuda/upgrade/host_stream.cu"
@@ -343,6 +344,49 @@ void check_faults() {
   CHECK(setting->run_host() == FCT_CUDA_OK);
 }
 
+// A search's host: a few pieces ahead of the device and no more, and away as soon as the caller wants to stop.
+void check_search_pace() {
+  const std::string what = "a search";
+  cudaStream_t stream = nullptr;
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  const std::size_t events = fake::runtime().events.size();
+  cudaGetLastError();  // of the tests before
+  int done = 0, asked = 0, limit = 1 << 30;
+  const auto stop = [&] { return ++asked > limit; };
+  {
+    topk::StreamPace pace(stream, stop, what);
+    for (int piece = 0; piece < 50; ++piece) {
+      pace.step();
+      CHECK(piece - done <= 4);
+      CHECK(fake::runtime().last == cudaSuccess);
+      fake::runtime().queue(stream, [&done] { ++done; });
+    }
+    pace.drain();
+    CHECK(done == 50);
+    fake::runtime().stuck = true;
+    limit = asked + 100;
+    int steps = 0;
+    bool stopped = false;
+    try {
+      for (; steps < 50; ++steps) {
+        pace.step();
+        fake::runtime().queue(stream, [] {});
+      }
+    } catch (const Interrupted&) {
+      stopped = true;
+    }
+    fake::runtime().stuck = false;
+    CHECK(stopped && steps == 5 && asked == limit + 1);
+  }
+  CHECK(fake::runtime().events.size() == events);
+  topk::StreamPace idle(stream, {}, what);  // nobody to ask: never waits
+  fake::runtime().stuck = true;
+  for (int piece = 0; piece < 50; ++piece) idle.step();
+  idle.drain();
+  fake::runtime().stuck = false;
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
 void check_family() {
   const auto setting = std::make_unique<Setting>(Dtype::f16);
   char text[64];
@@ -364,6 +408,7 @@ int main() {
   fct::cuda::check_no_memory();
   fct::cuda::check_stop();
   fct::cuda::check_stop_while_waiting();
+  fct::cuda::check_search_pace();
   fct::cuda::check_faults();
   fct::cuda::check_family();
   return 0;

@@ -2,6 +2,7 @@
 // see.
 #include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "check.hpp"
 #include "cuda/simt/simt.hpp"
@@ -65,13 +66,14 @@ void check_mma() {
   }
 }
 
-// The same of bytes, exact.
+// The same of bytes, exact; A of unsigned ones, or of signed ones, as pairs in the place of 16-bit elements.
+template <typename Byte>
 void check_mma_bytes() {
-  uint8_t a[16][32];
+  Byte a[16][32];
   int8_t w[8][32];
   std::mt19937 random(1);
   for (auto& row : a) {
-    for (uint8_t& x : row) x = static_cast<uint8_t>(random());
+    for (Byte& x : row) x = static_cast<Byte>(random());
   }
   for (auto& row : w) {
     for (int8_t& x : row) x = static_cast<int8_t>(random());
@@ -88,7 +90,11 @@ void check_mma_bytes() {
     load_matrix_x4(fa, shared + lane % 16 * 32 + lane / 16 * 16);
     load_matrix_x4(fb, shared + 512 + lane % 8 * 32 + lane / 8 % 2 * 16);
     int32_t sums[4] = {1, 20, 300, 4000};
-    mma_16832(sums, fa, fb[0], fb[1]);
+    if constexpr (std::is_signed_v<Byte>) {
+      mma_16816(BytePair{}, sums, fa, fb[0], fb[1]);
+    } else {
+      mma_16832(sums, fa, fb[0], fb[1]);
+    }
     for (int i = 0; i < 4; ++i) result[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = sums[i];
   });
   const int32_t first[2][2] = {{1, 20}, {300, 4000}};
@@ -230,7 +236,8 @@ void check_numbers() {
 int main() {
   check_mma<Half>();
   check_mma<Bfloat>();
-  check_mma_bytes();
+  check_mma_bytes<uint8_t>();
+  check_mma_bytes<int8_t>();
   check_warp();
   check_grid();
   check_what_the_shim_sees();

@@ -32,10 +32,13 @@ void check_level(CpuLevel level, Metric metric, int64_t cols, Dtype dtype, int p
                     .scores = scores.data(),
                     .ids = ids.data()});
   for (int path = 0; path < 3; ++path) {
-    const Found found =
-        run({.metric = metric, .k = k, .pieces = pieces, .coarse = path > 0, .path = path}, queries.view, gallery.view);
-    CHECK(found.ids == ids);
-    CHECK(std::memcmp(found.scores.data(), scores.data(), scores.size() * sizeof(float)) == 0);
+    for (bool bytes : {false, true}) {
+      if (bytes && (path != 2 || metric == Metric::l2)) continue;
+      const Case c{.metric = metric, .k = k, .pieces = pieces, .coarse = path > 0, .bytes = bytes, .path = path};
+      const Found found = run(c, queries.view, gallery.view);
+      CHECK(found.ids == ids);
+      CHECK(std::memcmp(found.scores.data(), scores.data(), scores.size() * sizeof(float)) == 0);
+    }
   }
 }
 

@@ -56,6 +56,14 @@ void check_operands() {
   odd.gallery_aligned = false;
   CHECK(make_plan(odd, kH200, kLimit).packed);
   CHECK(make_plan(odd, kH200, kLimit).rounded_sides == 0);
+  Shape bytes = shape(1024, 10'000'000, 256, 100);
+  bytes.bytes = true;
+  const Plan in_bytes = make_plan(bytes, kA10, kLimit);
+  CHECK(in_bytes.bytes && in_bytes.packed && in_bytes.path == Path::fused);  // in 16 bits the queries would not fit
+  CHECK(in_bytes.kept == 448);
+  CHECK(in_bytes.describe().find("topk fused, int8 packed, keeps 448") == 0);
+  bytes.cols = 66'312;
+  CHECK_THROWS(make_plan(bytes, kH200, kLimit), ShapeError);
 }
 
 // Whatever is asked: pieces are whole tiles, launches and shared memory fit, scratch stays under the limit.
@@ -65,21 +73,23 @@ void check_bounds() {
       for (int64_t rows : {int64_t{0}, int64_t{1}, int64_t{129}, int64_t{65'537}, int64_t{4'000'000'000}}) {
         for (int64_t cols : {1, 128, 1000, 4096}) {
           for (int64_t k : {1, 100, 2048}) {
-            for (bool coarse : {false, true}) {
+            for (int scores : {0, 1, 2}) {
               Shape asked = shape(queries, rows, cols, k, Dtype::f32);
-              asked.coarse = coarse;
+              const bool coarse = asked.coarse = scores > 0;
+              asked.bytes = scores == 2;
               const Plan plan = make_plan(asked, device, kLimit);
               CHECK(plan.scratch_bytes <= kLimit);
               CHECK(plan.scratch_bytes == place_scratch(plan, cols, k, nullptr).bytes);
               CHECK(plan.exact_query_block >= 1 && plan.exact_chunk_rows >= 128 && plan.exact_stripes >= 1);
               CHECK(plan.exact_chunk_rows % 128 == 0);
               CHECK(FinishBlock::shared_bytes(8192) <= device.shared_bytes);
-              CHECK(SelectBlock::shared_bytes(static_cast<int>(kept_for(k))) <= device.shared_bytes);
+              CHECK(SelectBlock::shared_bytes(static_cast<int>(kept_for(k, true))) <= device.shared_bytes);
               if (!coarse) continue;
               CHECK(plan.kept >= k + 16 && plan.kept + k <= 8192);
               CHECK(plan.query_block >= 1 && plan.chunk_rows >= 128 && plan.chunk_rows % 128 == 0);
               CHECK(plan.stripes >= 1 && plan.query_block * plan.stripes < (int64_t{1} << 31));
-              if (plan.path == Path::fused) CHECK(FusedTile::shared_bytes(cols) <= device.shared_bytes);
+              if (plan.path == Path::fused)
+                CHECK(FusedTile::shared_bytes(operand_cols_of(plan, cols)) <= device.shared_bytes);
             }
           }
         }

@@ -92,17 +92,22 @@ std::vector<float> values_of(Kind kind, int64_t rows, int64_t cols, const std::v
 
 int64_t g_runs = 0;
 int64_t g_unproved = 0;
+int64_t g_bytes = 0;
+int64_t g_turns = 0;
 
-// All three paths.
+// All three paths. Where the metric can be scored in int8, one of the two coarse paths is, by turns.
 void check_paths(Case c, const Stored& queries, const Stored& gallery) {
   const auto expected = expect(c, queries, gallery);
+  ++g_turns;
   for (int path = 0; path < 3; ++path) {
     c.coarse = path > 0;
     c.path = path;
+    c.bytes = path > 0 && c.metric != Metric::l2 && (g_turns + path) % 2 == 0;
+    g_bytes += c.bytes;
+    ++g_runs;
     const Found found = run(c, queries.view, gallery.view);
     check_result(c, queries, gallery, found, expected);
     g_unproved += found.unproved;
-    ++g_runs;
   }
 }
 
@@ -201,6 +206,9 @@ void check_proofs() {
     for (int path : {1, 2}) {
       const Found found = check_case({.metric = metric, .k = 10, .path = path}, queries, gallery);
       CHECK(found.unproved == 0);
+      if (metric == Metric::l2) continue;
+      const Found in_bytes = check_case({.metric = metric, .k = 10, .bytes = true, .path = path}, queries, gallery);
+      CHECK(in_bytes.plan.bytes && in_bytes.unproved == 0);
     }
   }
   // Hopeless rows fill the list of a gallery with few numbers in it; that is proved too.
@@ -209,13 +217,28 @@ void check_proofs() {
     if (r % 50 != 0) values[r * cols] = std::numeric_limits<float>::quiet_NaN();
   }
   const Stored broken = store(values, rows, cols, Dtype::f32);
-  for (int path : {1, 2}) {
-    const Found found = check_case({.metric = Metric::cosine, .k = 30, .path = path}, queries, broken);
-    CHECK(found.unproved == 0);
+  for (bool bytes : {false, true}) {
+    for (int path : {1, 2}) {
+      const Case c{.metric = Metric::cosine, .k = 30, .bytes = bytes, .path = path};
+      CHECK(check_case(c, queries, broken).unproved == 0);
+    }
   }
   // With all scores equal nothing can be proved.
   const Stored equal = store(values_of(kEqual, rows, cols, {}, 4), rows, cols, Dtype::f32);
   CHECK(check_case({.metric = Metric::cosine, .k = 10, .path = 2}, queries, equal).unproved == 4);
+  CHECK(check_case({.metric = Metric::cosine, .k = 10, .bytes = true, .path = 2}, queries, equal).unproved == 4);
+}
+
+// A search asks once a piece whether it is to go on, and ends there.
+void check_stop() {
+  const Stored queries = store(normal_values(2 * 16, 1), 2, 16, Dtype::f32);
+  const Stored gallery = store(normal_values(500 * 16, 2), 500, 16, Dtype::f32);
+  for (int path = 0; path < 3; ++path) {
+    Case c{.metric = Metric::cosine, .k = 3, .coarse = path > 0, .path = path, .chunk_rows = 128, .paces = 4};
+    CHECK(run(c, queries.view, gallery.view).unproved == 0);
+    c.paces = 3;
+    CHECK_THROWS(run(c, queries.view, gallery.view), fct::Interrupted);
+  }
 }
 
 }  // namespace
@@ -231,8 +254,9 @@ int main(int argc, char** argv) {
   check_sorted_galleries();
   check_wide_offsets();
   check_proofs();
-  std::printf("%ld searches, %ld queries through the exact kernels for want of a proof\n", static_cast<long>(g_runs),
-              static_cast<long>(g_unproved));
+  check_stop();
+  std::printf("%ld searches, %ld of them in int8, %ld queries through the exact kernels for want of a proof\n",
+              static_cast<long>(g_runs), static_cast<long>(g_bytes), static_cast<long>(g_unproved));
   CHECK(g_unproved > 50);  // else nothing tried what happens then
   return 0;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "core/error.hpp"
 #include "core/half.hpp"
 #include "cuda/topk/search.hpp"
 
@@ -18,7 +19,7 @@ namespace fct::cuda::topk::testing {
 
 class ShimDevice {
  public:
-  explicit ShimDevice(uint32_t seed) : seed_(seed) {}
+  explicit ShimDevice(uint32_t seed, int64_t paces = -1) : seed_(seed), paces_left_(paces) {}
 
   template <typename Kernel>
   void launch(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) {
@@ -33,9 +34,14 @@ class ShimDevice {
   }
   void zero(void* target, int64_t bytes) { std::memset(target, 0, static_cast<std::size_t>(bytes)); }
   uint32_t read(const uint32_t* source) { return *source; }
+  void pace() {
+    if (paces_left_ == 0) throw Interrupted();
+    --paces_left_;
+  }
 
  private:
   uint32_t seed_;
+  int64_t paces_left_;  // where the caller wants to stop
 };
 
 // Bytes at a multiple of 256, poisoned, with nothing to spare behind them.
@@ -149,11 +155,13 @@ struct Case {
   int64_t scratch_limit = int64_t{1} << 30;
   int pieces = 1;  // the gallery is searched in so many, each carrying on the last
   bool coarse = true;
+  bool bytes = false;  // coarse scores are in int8
   DeviceFacts device{.compute = 90, .multiprocessors = 4, .shared_bytes = 227 << 10, .memory_bytes = int64_t{1} << 30};
   int path = -1;           // the plan's choice, or a Path
   int64_t chunk_rows = 0;  // the plan's, or so many
   int64_t stripes = 0;
   int64_t kept = 0;
+  int64_t paces = -1;  // pieces after which the caller wants to stop
 };
 
 struct Found {
@@ -187,7 +195,8 @@ inline Found run(const Case& c, const MatrixView& queries, const MatrixView& gal
                       .query_dtype = queries.dtype,
                       .gallery_dtype = rows.dtype,
                       .gallery_aligned = is_aligned(rows),
-                      .coarse = c.coarse};
+                      .coarse = c.coarse,
+                      .bytes = c.coarse && c.bytes};
     Plan plan = make_plan(shape, c.device, c.scratch_limit);
     if (c.path >= 0 && plan.path != Path::exact) plan.path = static_cast<Path>(c.path);
     if (c.chunk_rows) plan.chunk_rows = plan.exact_chunk_rows = c.chunk_rows;
@@ -204,7 +213,7 @@ inline Found run(const Case& c, const MatrixView& queries, const MatrixView& gal
                     .scores = found.scores.data(),
                     .ids = found.ids.data(),
                     .scratch = scratch.data()};
-    ShimDevice device(c.seed * 1000003u + static_cast<uint32_t>(piece));
+    ShimDevice device(c.seed * 1000003u + static_cast<uint32_t>(piece), c.paces);
     found.unproved += search(device, plan, call).unproved;
     found.plan = plan;
     first = last;
@@ -216,9 +225,9 @@ inline std::string name(const Case& c, const MatrixView& queries, const MatrixVi
   return "metric " + std::to_string(static_cast<int>(c.metric)) + " queries " + std::to_string(queries.rows) +
          " rows " + std::to_string(gallery.rows) + " cols " + std::to_string(gallery.cols) + " k " +
          std::to_string(c.k) + " dtypes " + std::to_string(static_cast<int>(queries.dtype)) +
-         std::to_string(static_cast<int>(gallery.dtype)) + " path " + std::to_string(c.path) + " chunk " +
-         std::to_string(c.chunk_rows) + " stripes " + std::to_string(c.stripes) + " kept " + std::to_string(c.kept) +
-         " pieces " + std::to_string(c.pieces) + " seed " + std::to_string(c.seed);
+         std::to_string(static_cast<int>(gallery.dtype)) + " path " + std::to_string(c.path) +
+         (c.bytes ? " int8" : "") + " chunk " + std::to_string(c.chunk_rows) + " stripes " + std::to_string(c.stripes) +
+         " kept " + std::to_string(c.kept) + " pieces " + std::to_string(c.pieces) + " seed " + std::to_string(c.seed);
 }
 
 // Same bits as the oracle, ids included.

@@ -23,8 +23,9 @@ def check(queries: np.ndarray, gallery: np.ndarray, k: int, metric: str, precisi
     np.testing.assert_array_equal(scores.cpu().numpy(), want_scores)
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("metric", "precision"), [(m, p) for m in METRICS for p in ("auto", "fp32", "int8") if (m, p) != ("l2", "int8")]
+)
 @pytest.mark.parametrize("k", [1, 10, 100, 128, 129, 1000, 2048])
 def test_the_cpus_answer_over_shapes(metric, k, precision):
     draw = generator(k)
@@ -46,7 +47,8 @@ def test_the_worst_galleries(metric):
     holed = gallery.copy()
     holed[::7, 3] = np.nan
     for rows in (by_score, by_score[::-1].copy(), same, twins, holed):
-        check(queries, rows, 100, metric)
+        for precision in ("auto",) if metric == "l2" else ("auto", "int8"):
+            check(queries, rows, 100, metric, precision)
     check(queries, gallery[:500], 500, metric)  # k = n
 
 
