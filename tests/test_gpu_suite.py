@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -16,13 +18,16 @@ from benchmarks.gpu import small_shapes
 from benchmarks.gpu.ceiling import figures_of
 from benchmarks.gpu.chains import MlFct, checked, spec_of
 from benchmarks.gpu.correct import counts_of
+from benchmarks.gpu.event_timer import EventTimer
 from benchmarks.gpu.measure import record, timing_of
 from benchmarks.gpu.run import ROOT, run_stage
 from benchmarks.gpu.sanitize import reports_of
 from benchmarks.gpu.stages import MOST_SECONDS, STAGES, chosen
 from benchmarks.gpu.state import FILE, FOLDER, Document, markdown, so_far
+from benchmarks.gpu.suite_stage import records_of
 from benchmarks.gpu.time_search import torch_topk
 from fct_fast import Upgrader, topk
+from fct_fast.kernels import native
 
 
 class TestStages:
@@ -187,6 +192,87 @@ class TestContenders:
             checked("other", torch.ones(3), 2 * torch.ones(3), 1e-3)
         with pytest.raises(SystemExit):
             checked("nothing", torch.full((3,), float("nan")), torch.ones(3), 1e-3)
+
+
+class TestSuite:
+    """benchmarks/gpu/suite: the cases of pytest-benchmark."""
+
+    def test_its_json_becomes_tables(self, tmp_path):
+        case = tmp_path / "test_here.py"
+        case.write_text(
+            """
+import pytest
+@pytest.mark.parametrize("contender", ["ours", "theirs"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_case(benchmark, contender, k):
+    benchmark.group = f"k = {k}"
+    benchmark.extra_info["rows/s"] = 5.0
+    benchmark.pedantic(lambda: None, rounds=3 * k)
+"""
+        )
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_benchmark.plugin", str(case)]
+        environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others take seconds to start
+        told = tmp_path / "told.json"
+        subprocess.run(
+            [*command, f"--benchmark-json={told}"], cwd=tmp_path, env=environment, capture_output=True, check=True
+        )
+        document = json.loads(told.read_text())
+        stats = {(case["group"], case["params"]["contender"]): case["stats"] for case in document["benchmarks"]}
+        tables = records_of(document)
+        assert [table["name"] for table in tables] == ["k = 1", "k = 2"]
+        for k, table in enumerate(tables, start=1):
+            assert list(table["timings"]) == ["ours", "theirs"]
+            for contender, timing in table["timings"].items():
+                assert timing["rounds"] == 3 * k
+                assert timing["median_ms"] == pytest.approx(1e3 * stats[table["name"], contender]["median"])
+                assert timing["best_ms"] == pytest.approx(1e3 * stats[table["name"], contender]["min"])
+            assert table["figures"] == {"rows/s, ours": 5.0, "rows/s, theirs": 5.0}
+
+    @pytest.mark.parametrize(
+        "file", sorted((ROOT / "benchmarks/gpu/suite").glob("test_*.py")), ids=lambda file: file.stem
+    )
+    def test_its_cases_name_contenders_and_are_found_where_there_is_no_gpu(self, file):
+        module = importlib.import_module(f"benchmarks.gpu.suite.{file.stem}")
+        cases = [case for name, case in vars(module).items() if name.startswith("test_")]
+        assert cases
+        for case in cases:
+            names = [mark.args[0] for mark in case.pytestmark if mark.name == "parametrize"]
+            assert "contender" in names, case
+
+    @pytest.mark.parametrize(
+        ("devices", "told", "want"),
+        [
+            ([], "no NVIDIA driver is installed", "no usable GPU: no NVIDIA driver is installed"),
+            ([], "", "no usable GPU: this process sees no CUDA device"),
+            ([{"name": "G"}], "", None),
+        ],
+    )
+    def test_its_cases_skip_with_a_reason(self, monkeypatch, devices, told, want):
+        conftest = importlib.import_module("benchmarks.gpu.suite.conftest")
+        monkeypatch.setattr(native(), "cuda_state", lambda: {"devices": devices, "problem": told})
+        assert conftest.problem() == want
+
+    def test_the_devices_clock_adds_up_events(self, monkeypatch):
+        clock = iter([1e9, 1e9 + 250.0, 1e9 + 1250.0])  # milliseconds
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+                self.seen, self.at = 0, None
+
+            def record(self):
+                self.at = next(clock)
+
+            def synchronize(self):
+                self.seen += 1
+
+            def elapsed_time(self, later):
+                assert self.seen == later.seen == 1  # both have happened
+                return later.at - self.at
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        timer = EventTimer()
+        assert [timer(), timer(), timer()] == [0.0, 0.25, 1.25]
 
 
 class TestDocument:

@@ -38,6 +38,7 @@ def large() -> list[dict[str, Any]]:
     for k in (10, 100):
         contenders: dict[str, Callable[[], object]] = {
             "fct_fast, exact": lambda k=k: topk(queries, gallery, k, "ip"),
+            "fct_fast, exact, int8 first": lambda k=k: topk(queries, gallery, k, "ip", "int8"),
             "fct_fast, exact, float32 throughout": lambda k=k: topk(queries, gallery, k, "ip", "fp32"),
         }
         for chunk in CHUNKS:
