@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from benchmarks.gpu import small_shapes
 from benchmarks.gpu.ceiling import figures_of
 from benchmarks.gpu.chains import MlFct, checked, spec_of
 from benchmarks.gpu.correct import counts_of
+from benchmarks.gpu.cutlass_layer import CutlassChain, LayerCall
 from benchmarks.gpu.event_timer import EventTimer
 from benchmarks.gpu.measure import record, timing_of
 from benchmarks.gpu.run import ROOT, run_stage
@@ -180,6 +182,32 @@ class TestContenders:
         want = topk(queries, gallery, 6, "ip")
         assert torch.equal(ids, want[1])
         torch.testing.assert_close(scores, want[0])
+
+    @pytest.mark.parametrize("side_dim", [0, 5])
+    def test_cutlass_layers_are_chained_into_h(self, rows, make_transform, side_dim):
+        spec = make_transform(side_dim=side_dim).to_spec()
+
+        def layer(x, weight, bias, y, relu):  # what the C function says it does
+            y.copy_(torch.nn.functional.linear(x, weight, bias))
+            if relu:
+                y.clamp_min_(0)
+
+        old, side = (rows(9, 12), rows(9, 5, 1))
+        chain = CutlassChain(layer, spec, 9, torch.float32, "cpu")
+        new = chain(torch.from_numpy(old), torch.from_numpy(side))
+        want = spec.apply_float64(old, side if side_dim else None)
+        np.testing.assert_allclose(new, want, atol=1e-5)
+
+    def test_a_cutlass_call_lies_in_memory_as_the_header_says(self, tmp_path):
+        source = tmp_path / "layout.c"
+        facts = [
+            f"offsetof(FctSecondLayer, {name}) == {getattr(LayerCall, name).offset}" for name, _ in LayerCall._fields_
+        ]
+        facts += [f"sizeof(FctSecondLayer) == {ctypes.sizeof(LayerCall)}"]
+        asserts = "".join(f'_Static_assert({fact}, "{fact}");\n' for fact in facts)
+        source.write_text(f'#include <stddef.h>\n#include "cuda/second_opinion/layer.h"\n{asserts}')
+        command = ["cc", "-std=c11", "-fsyntax-only", f"-I{ROOT / 'csrc'}", str(source)]
+        subprocess.run(command, check=True)
 
     def test_the_sanitizers_shapes_are_transforms(self, rows):
         spec = small_shapes.spec_of(7, 3, 40, 9)

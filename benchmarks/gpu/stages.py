@@ -38,6 +38,7 @@ STAGES: dict[str, Stage] = {
     "time-host": Stage("host arrays in and out beside link and kernel", "time_host:host", (*_CORRECT, "ceiling")),
     "time-search": Stage("1024 queries over 10,000,000 rows beside torch", "time_search:large", ("correct-search",)),
     "suite": Stage("the cases of pytest-benchmark, one after the other", "suite_stage:suite", _CORRECT),
+    "second-opinion": Stage("layers by CUTLASS beside ours", "second_opinion:second_opinion", ("correct-upgrade",)),
     "peers-upgrade": Stage("torch.compile at its slowest to start", "peers:upgrade", ("correct-upgrade",)),
     "peers-search": Stage("FAISS and cuVS, where they are installed", "peers:search", ("correct-search",)),
 }
