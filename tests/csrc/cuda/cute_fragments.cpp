@@ -49,14 +49,15 @@ void check() {
   }
 }
 
-// m16n8k32 of unsigned and signed bytes.
+// m16n8k32 of unsigned and signed bytes, or of signed ones alone.
+template <typename Byte, typename Operation>
 void check_bytes() {
-  using Traits = cute::MMA_Traits<cute::SM80_16x8x32_S32U8S8S32_TN>;
-  uint8_t a[16][32];
+  using Traits = cute::MMA_Traits<Operation>;
+  Byte a[16][32];
   int8_t w[8][32];
   std::mt19937 random(1);
   for (auto& row : a) {
-    for (uint8_t& x : row) x = static_cast<uint8_t>(random());
+    for (Byte& x : row) x = static_cast<Byte>(random());
   }
   for (auto& row : w) {
     for (int8_t& x : row) x = static_cast<int8_t>(random());
@@ -67,14 +68,18 @@ void check_bytes() {
     uint32_t fa[4] = {}, fb[2] = {};
     for (int v = 0; v < 16; ++v) {
       const int index = typename Traits::ALayout{}(lane, v);
-      fa[v / 4] |= static_cast<uint32_t>(a[index % 16][index / 16]) << v % 4 * 8;
+      fa[v / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(a[index % 16][index / 16])) << v % 4 * 8;
     }
     for (int v = 0; v < 8; ++v) {
       const int index = typename Traits::BLayout{}(lane, v);
       fb[v / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(w[index % 8][index / 8])) << v % 4 * 8;
     }
     int32_t c[4] = {};
-    fct::cuda::mma_16832(c, fa, fb[0], fb[1]);
+    if constexpr (std::is_signed_v<Byte>) {
+      fct::cuda::mma_16816(fct::cuda::BytePair{}, c, fa, fb[0], fb[1]);
+    } else {
+      fct::cuda::mma_16832(c, fa, fb[0], fb[1]);
+    }
     for (int v = 0; v < 4; ++v) {
       const int index = typename Traits::CLayout{}(lane, v);
       result[index % 16][index / 16] = c[v];
@@ -94,7 +99,8 @@ void check_bytes() {
 int main() {
   check<Half, cute::SM80_16x8x16_F32F16F16F32_TN>();
   check<Bfloat, cute::SM80_16x8x16_F32BF16BF16F32_TN>();
-  check_bytes();
+  check_bytes<uint8_t, cute::SM80_16x8x32_S32U8S8S32_TN>();
+  check_bytes<int8_t, cute::SM80_16x8x32_S32S8S8S32_TN>();
   std::puts("fragments agree with CuTe");
   return 0;
 }
