@@ -36,13 +36,16 @@ $(VENV)/.tools: constraints.txt
 # Editable: Python files are used where they are; the module is compiled anew whenever a C++ file changed.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	$(PATHS) $(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+$(VENV)/.cute: $(VENV)/.tools
 	$(PIP) --no-deps $(CUTE)
 	@touch $@
 
 demo: build
 	$(BIN)/fct-fast demo --out $(OUT)
 
-test: build test-cpp
+test: build $(VENV)/.cute test-cpp
 	$(BIN)/python -m pytest -q -m "not stress" -n $(JOBS) --maxprocesses 8 --dist loadfile
 
 test-cpp: $(VENV)/.tools

@@ -27,8 +27,7 @@ from benchmarks.gpu.sanitize import reports_of
 from benchmarks.gpu.stages import MOST_SECONDS, STAGES, chosen
 from benchmarks.gpu.state import FILE, FOLDER, Document, markdown, so_far
 from benchmarks.gpu.suite_stage import records_of
-from benchmarks.gpu.time_search import torch_topk
-from fct_fast import Upgrader, topk
+from fct_fast import Upgrader
 from fct_fast.kernels import native
 
 
@@ -174,14 +173,6 @@ class TestContenders:
         with torch.inference_mode():
             theirs = module.eval()(torch.from_numpy(old), torch.from_numpy(side))
         np.testing.assert_allclose(spec_of(module).apply_float64(old, side), theirs, atol=1e-5)
-
-    @pytest.mark.parametrize("chunk", [7, 64, 1000])
-    def test_torchs_topk_in_chunks(self, rows, chunk):
-        queries, gallery = (torch.from_numpy(rows(n, 16, n)) for n in (5, 300))
-        scores, ids = torch_topk(queries, gallery, 6, chunk)
-        want = topk(queries, gallery, 6, "ip")
-        assert torch.equal(ids, want[1])
-        torch.testing.assert_close(scores, want[0])
 
     @pytest.mark.parametrize("side_dim", [0, 5])
     def test_cutlass_layers_are_chained_into_h(self, rows, make_transform, side_dim):

@@ -1,9 +1,7 @@
-"""The same h in torch: as ml-fct ships it, and folded; on the GPU, for the timing stages."""
+"""The same h as ml-fct ships it, and inputs on the GPU, for the timing stages."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from fct_fast.spec import TransformSpec
 
-__all__ = ["MlFct", "folded", "inputs", "spec_of"]
+__all__ = ["MlFct", "checked", "inputs", "spec_of"]
 
 
 class _Block(nn.Module):
@@ -47,28 +45,6 @@ def spec_of(module: MlFct) -> TransformSpec:
     from fct_fast.importers import from_ml_fct
 
     return from_ml_fct(module.state_dict()).to_spec()
-
-
-def folded(spec: TransformSpec, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """The fastest plain torch form: BatchNorm folded, F.linear, relu in place, cat, normalize; on the GPU."""
-    layers = [
-        (torch.from_numpy(layer.weight).to("cuda", dtype), torch.from_numpy(layer.bias).to("cuda", dtype), layer.relu)
-        for _, layer in spec.named_layers()
-    ]
-    counts = list(itertools.accumulate((len(branch.layers) for branch in spec.branches), initial=0))
-
-    def stack(x: Tensor, first: int, last: int) -> Tensor:
-        for weight, bias, relu in layers[first:last]:
-            x = F.linear(x, weight, bias)
-            if relu:
-                x = torch.relu_(x)
-        return x
-
-    def chain(old: Tensor, side: Tensor) -> Tensor:
-        parts = [stack(x, counts[i], counts[i + 1]) for i, x in enumerate((old, side))]
-        return F.normalize(stack(torch.cat(parts, 1), counts[-1], len(layers)).float())
-
-    return chain
 
 
 def inputs(n: int, *dims: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

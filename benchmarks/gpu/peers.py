@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.chains import folded, inputs, spec_of
+from benchmarks.gpu.chains import inputs, spec_of
 from benchmarks.gpu.measure import record, timed
 from benchmarks.gpu.time_search import DIM, QUERIES
 from benchmarks.gpu.time_upgrade import LARGE, SMALL, _module
 from fct_fast import Upgrader, topk
+from fct_fast.bench import folded_chain
 
 ROWS = 2_000_000  # FAISS and cuVS hold float32 copies
 
@@ -22,7 +23,7 @@ def upgrade() -> list[dict[str, Any]]:
     for dims, n in ((LARGE, 262144), (SMALL, 1 << 20)):
         spec = spec_of(_module(dims))
         rows = inputs(n, *dims[:2], dtype=torch.half)
-        tuned = torch.compile(folded(spec, torch.float16), mode="max-autotune", dynamic=False)
+        tuned = torch.compile(folded_chain(spec, torch.float16, "cuda"), mode="max-autotune", dynamic=False)
         up = Upgrader(spec, device="cuda", scale_check="off")
         out = torch.empty(n, spec.new_dim, device="cuda")
 

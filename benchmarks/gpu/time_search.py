@@ -9,22 +9,10 @@ import torch
 
 from benchmarks.gpu.measure import record, timed
 from fct_fast import topk
+from fct_fast.bench import torch_topk
 
 QUERIES, ROWS, DIM = 1024, 10_000_000, 128
 CHUNKS = (65_536, 262_144, 1_000_000)
-
-
-def torch_topk(queries: torch.Tensor, gallery: torch.Tensor, k: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """matmul + topk chunk by chunk, each merged into the best so far."""
-    best, ids = None, None
-    for start in range(0, gallery.shape[0], chunk):
-        found = torch.topk(queries @ gallery[start : start + chunk].T, k)
-        scores, rows = found.values, found.indices + start
-        if best is not None:
-            merged = torch.topk(torch.cat([best, scores], 1), k)
-            scores, rows = merged.values, torch.cat([ids, rows], 1).gather(1, merged.indices)
-        best, ids = scores, rows
-    return best, ids
 
 
 def large() -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.ceiling import figures_of
-from benchmarks.gpu.chains import MlFct, checked, folded, inputs, spec_of
+from benchmarks.gpu.chains import MlFct, checked, inputs, spec_of
 from benchmarks.gpu.measure import record, timed
 from benchmarks.gpu.state import so_far
 from fct_fast import Upgrader
+from fct_fast.bench import folded_chain
 
 LARGE = (128, 128, 2048, 128)
 SMALL = (32, 32, 128, 32)
@@ -37,7 +38,7 @@ def _contenders(dims: tuple[int, int, int, int], n: int) -> tuple[dict[str, Any]
     half_old, half_side = old.half(), side.half()
     few = [x[:512].cpu().numpy() for x in (old, side)]
     true = torch.from_numpy(spec.apply_float64(*few)).cuda()
-    half = folded(spec, torch.float16)
+    half = folded_chain(spec, torch.float16, "cuda")
     compiled = torch.compile(half, dynamic=False)
     out = torch.empty(n, spec.new_dim, device="cuda")
 

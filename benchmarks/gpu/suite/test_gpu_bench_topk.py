@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks.gpu.event_timer import EventTimer
-from benchmarks.gpu.time_search import CHUNKS, torch_topk
+from benchmarks.gpu.time_search import CHUNKS
 from fct_fast import topk
+from fct_fast.bench import torch_topk
 
 CASES = [
     (1, 10_000_000, 128, 10),

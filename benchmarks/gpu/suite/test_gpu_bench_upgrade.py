@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu.chains import folded, inputs
+from benchmarks.gpu.chains import inputs
 from benchmarks.gpu.event_timer import EventTimer
 from fct_fast import Upgrader
-from fct_fast.bench import random_transform, usable_precisions
+from fct_fast.bench import folded_chain, random_transform, usable_precisions
 
 SHAPES = {"default": (128, 128, 2048, 128), "small h": (32, 32, 128, 32)}
 # Larger than any L2 cache, but for the first, which is what a service sends.
@@ -35,7 +35,7 @@ def test_upgrade(benchmark, case, contender):
     benchmark.group = f"upgrade {shape}, {rows} rows of fp16"
     if contender == "torch fp16":
         with torch.inference_mode():
-            benchmark.pedantic(folded(spec, torch.half), (old, side), rounds=20, warmup_rounds=3)
+            benchmark.pedantic(folded_chain(spec, torch.half, "cuda"), (old, side), rounds=20, warmup_rounds=3)
     else:
         up = upgrader_of(shape, contender)
         # "flag": the mask stays on the device, so that no call waits for it.
