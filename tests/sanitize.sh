@@ -26,5 +26,5 @@ cp "$folder"/_native*.so "$folder/site/fct_fast/kernels/"
 packages=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 runtime="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so):$(gcc -print-file-name=libstdc++.so)"
 LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$folder/site:$packages" \
-  "$bin/python" -S -P -m pytest -q -p no:cacheprovider tests/test_upgrader.py tests/test_search.py tests/evaluation \
-  -k "Edge or BadInput or strided or sixteen or structure or integers or ties or paths or rank or curve"
+  "$bin/python" -S -P -m pytest -q -p no:cacheprovider tests/test_upgrader*.py tests/test_search.py tests/evaluation \
+  -k "edges or bad_input or strided or sixteen or structure or integers or ties or paths or rank or curve"

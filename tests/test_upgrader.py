@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from upgrader_support import pair
 
 from fct_fast import Upgrader, errors
 from fct_fast.kernels import native
@@ -35,10 +31,6 @@ SHAPES = [
 ]
 # On both sides of what threads share by columns, in one block of rows or in several.
 COUNTS = (0, 1, 2, 7, 65, 193, 400, 1000)
-
-
-def pair(rows, n, old_dim, side_dim, seed=0):
-    return rows(n, old_dim, seed), rows(n, side_dim, seed + 1) if side_dim else None
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -217,231 +209,6 @@ def test_uncertainty_is_the_extra_row(level, make_transform, rows):
     assert not bad.any()
 
 
-class TestNumbersAtTheEdge:
-    """NaN, Inf, zero, tiny and huge rows, as DESIGN section 5 says; every level alike."""
-
-    @pytest.fixture
-    def identity(self):
-        """h that normalises its input: one linear layer, the unit matrix."""
-        layer = Layer(np.eye(4, dtype=np.float32), np.zeros(4, np.float32), relu=False)
-        return TransformSpec(4, 0, 4, (Branch("old", ()),), (layer,))
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("which", ["old", "side"])
-    def test_nonfinite_input(self, value, which, level, make_transform, rows):
-        up = Upgrader(make_transform(), level=level)
-        old, side = pair(rows, 700, 12, 5)
-        clean = up(old, side)
-        for row in (641, 300, 17):
-            (old if which == "old" else side)[row, 3] = value
-        with pytest.raises(errors.NonFiniteError, match="row 17 "):
-            up(old, side)
-        new, bad = up(old, side, nonfinite="flag")
-        assert list(np.flatnonzero(bad)) == [17, 300, 641]
-        assert not new[bad].any()
-        assert new[~bad].tobytes() == clean[~bad].tobytes()
-
-    @pytest.mark.parametrize("scale", [1e-30, 1e-19, 1.0, 1e19, 5e37])
-    def test_any_magnitude_normalises(self, scale, level, identity):
-        old = (np.array([[3, 4, 0, 0], [-1, 1, -1, 1]], np.float64) * scale).astype(np.float32)
-        new, bad = Upgrader(identity, level=level)(old, nonfinite="flag")
-        np.testing.assert_allclose(new, [[0.6, 0.8, 0, 0], [-0.5, 0.5, -0.5, 0.5]], atol=1e-7)
-        assert not bad.any()
-
-    @pytest.mark.parametrize("value", [0.0, 1e-45, 2e-39])
-    def test_rows_too_small_to_normalise_become_zero_and_are_flagged(self, value, level, identity):
-        old = np.full((3, 4), value, np.float32)
-        old[1] = 1
-        up = Upgrader(identity, level=level)
-        new, bad = up(old, nonfinite="flag")
-        assert bad.tolist() == [True, False, True]
-        assert not new[[0, 2]].any()
-        assert not up(old)[[0, 2]].any(), "without flags a zero row is no error"
-
-    def test_overflow_is_reported(self, level):
-        layer = Layer(np.full((2, 4), 1e30, np.float32), np.zeros(2, np.float32), relu=False)
-        spec = TransformSpec(4, 0, 2, (Branch("old", ()),), (layer,))
-        old = np.ones((3, 4), np.float32)
-        old[2] = 1e30
-        up = Upgrader(spec, level=level)
-        with pytest.raises(errors.NonFiniteError, match="row 2 .*overflow"):
-            up(old)
-        new, bad = up(old, nonfinite="flag")
-        assert bad.tolist() == [False, False, True]
-        assert np.isfinite(new).all()
-
-    def test_overflow_of_float16_output_is_reported(self, level):
-        layer = Layer(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), relu=False)
-        up = Upgrader(TransformSpec(2, 0, 2, (Branch("old", ()),), (layer,), normalize=False), level=level)
-        old = np.array([[65503, 1], [1, -65520], [65519, 0]], np.float32)
-        new, bad = up(old, out_dtype="float16", nonfinite="flag")
-        assert bad.tolist() == [False, True, False]
-        assert np.array_equal(new, np.array([[65504, 1], [0, 0], [65504, 0]], np.float16))
-        assert not up(old, nonfinite="flag")[1].any()
-
-    def test_overflow_of_the_uncertainty_is_reported(self, level):
-        weight = np.array([[1, 0], [0, 1], [3e38, 3e38]], np.float32)
-        spec = TransformSpec(
-            2, 0, 2, (Branch("old", ()),), (Layer(weight, np.zeros(3, np.float32), False),), uncertainty=True
-        )
-        new, s, bad = Upgrader(spec, level=level)(
-            np.array([[3, 4], [0.1, 0]], np.float32), nonfinite="flag", return_uncertainty=True
-        )
-        assert bad.tolist() == [True, False]
-        assert np.isfinite(s).all()
-        assert not new[0].any()
-
-    def test_flush_to_zero_of_the_caller_changes_nothing(self, level):
-        """torch.set_flush_denormal sets the calling thread's state; kernels run with the default one, on every thread."""
-        layer = Layer(np.eye(4, dtype=np.float32), np.zeros(4, np.float32), relu=False)
-        spec = TransformSpec(4, 0, 4, (Branch("old", ()),), (layer,), normalize=False)
-        old = np.full((5000, 4), 1e-40, np.float32)
-        assert torch.set_flush_denormal(True)
-        try:
-            for threads in (1, 4):
-                assert Upgrader(spec, level=level, threads=threads)(old).tobytes() == old.tobytes()
-        finally:
-            torch.set_flush_denormal(False)
-
-    def test_floating_point_state_is_untouched(self, make_transform, rows):
-        """No flush-to-zero, no rounding mode: the smallest subnormal survives in the process that ran the kernels."""
-        libm = ctypes.CDLL("libm.so.6")
-        before = libm.fegetround()
-        Upgrader(make_transform())(*pair(rows, 200, 12, 5))
-        assert libm.fegetround() == before
-        assert np.float32(1e-45) * np.float32(1) > 0
-        assert np.nextafter(np.float32(0), np.float32(1)) / np.float32(1) > 0
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("old", "side", "error", "words"),
-        [
-            (
-                np.zeros((4, 11), np.float32),
-                np.zeros((4, 5), np.float32),
-                errors.ShapeError,
-                "old has 11 values a row, expected 12",
-            ),
-            (
-                np.zeros((4, 12), np.float32),
-                np.zeros((4, 6), np.float32),
-                errors.ShapeError,
-                "side has 6 values a row, expected 5",
-            ),
-            (
-                np.zeros((4, 12), np.float32),
-                np.zeros((3, 5), np.float32),
-                errors.ShapeError,
-                "old has 4 rows and side has 3",
-            ),
-            (np.zeros((4, 12), np.float32), None, errors.ShapeError, "side is missing"),
-            (np.zeros(12, np.float32), np.zeros((1, 5), np.float32), errors.ShapeError, "shape"),
-            (np.zeros((4, 12)), np.zeros((4, 5), np.float32), errors.DtypeError, "float64"),
-            (np.zeros((4, 12), np.int32), np.zeros((4, 5), np.float32), errors.DtypeError, "int32"),
-            (np.zeros((4, 12), ">f4"), np.zeros((4, 5), np.float32), errors.DtypeError, "byte order"),
-            ([[0.0] * 12], np.zeros((1, 5), np.float32), errors.DtypeError, "list"),
-            (torch.zeros(4, 12), np.zeros((4, 5), np.float32), errors.DtypeError, "two libraries"),
-            (torch.zeros(4, 12, device="meta"), torch.zeros(4, 5, device="meta"), errors.DtypeError, "meta"),
-            (np.zeros((4, 12), object), np.zeros((4, 5), np.float32), errors.DtypeError, "object"),
-        ],
-    )
-    def test_wrong_arrays(self, old, side, error, words, make_transform):
-        with pytest.raises(error, match=words):
-            Upgrader(make_transform())(old, side)
-
-    def test_wrong_out(self, make_transform, rows):
-        up = Upgrader(make_transform())
-        old, side = pair(rows, 4, 12, 5)
-        for out, error in [
-            (np.zeros((3, 8), np.float32), errors.ShapeError),
-            (np.zeros((4, 9), np.float32), errors.ShapeError),
-            (np.zeros((4, 8)), errors.DtypeError),
-            (np.zeros((4, 16), np.float32)[:, ::2], errors.DtypeError),
-        ]:
-            with pytest.raises(error):
-                up(old, side, out=out)
-        frozen = np.zeros((4, 8), np.float32)
-        frozen.setflags(write=False)
-        with pytest.raises(errors.DtypeError, match="read-only"):
-            up(old, side, out=frozen)
-
-    def test_out_may_be_the_input_but_not_overlap_it(self, make_transform, rows):
-        layer = Layer(np.eye(4, dtype=np.float32)[::-1].copy(), np.zeros(4, np.float32), relu=False)
-        up = Upgrader(TransformSpec(4, 0, 4, (Branch("old", ()),), (layer,)))
-        memory = rows(101, 8)
-        want = up(memory[:100, :4])
-        assert np.array_equal(up(memory[:100, :4].copy()), want)
-        beside = memory.copy()
-        assert np.array_equal(up(beside[:100, :4], out=beside[:100, 4:]), want)
-        place = memory[:100, :4].copy()
-        assert np.array_equal(up(place, out=place), want)
-        shifted = memory[:, :4].copy()
-        with pytest.raises(errors.ShapeError, match="overlaps old"):
-            up(shifted[:-1], out=shifted[1:])
-        with pytest.raises(errors.ShapeError, match="lie on each other"):
-            up(torch.from_numpy(place), out=torch.empty(1, 4).expand(100, 4))
-
-    @pytest.mark.parametrize("threads", [0, -1, 2.5, "2", True, 2**40])
-    def test_wrong_threads(self, threads, make_transform):
-        with pytest.raises(errors.ConfigError, match="threads"):
-            Upgrader(make_transform(), threads=threads)
-
-    @pytest.mark.parametrize("out_dtype", ["banana", "bfloat16", 7, "float64"])
-    def test_wrong_out_dtype(self, out_dtype, make_transform, rows):
-        with pytest.raises(errors.DtypeError, match="out_dtype"):
-            Upgrader(make_transform())(*pair(rows, 4, 12, 5), out_dtype=out_dtype)
-
-    def test_masked_sparse_and_empty_rows(self, make_transform, rows):
-        up = Upgrader(make_transform(side_dim=0))
-        for old, error in [
-            (np.ma.masked_array(rows(4, 12), mask=rows(4, 12) > 0), errors.DtypeError),
-            (torch.from_numpy(rows(4, 12)).to_sparse(), errors.DtypeError),
-            (np.zeros((4, 0), np.float32), errors.ShapeError),
-        ]:
-            with pytest.raises(error):
-                up(old)
-
-    def test_views_of_torch_are_read_right(self, make_transform, rows):
-        up = Upgrader(make_transform(side_dim=0))
-        old = torch.from_numpy(rows(4, 12))
-        assert torch.equal(up(torch._neg_view(old)), up(-old))
-        assert torch.equal(up(old.clone().requires_grad_()), up(old))
-
-    def test_wrong_options(self, make_transform, rows):
-        h = make_transform()
-        old, side = pair(rows, 4, 12, 5)
-        for options, error in [
-            ({"device": "cuda"}, errors.DeviceError),
-            ({"precision": "fp8"}, errors.ConfigError),
-            ({"level": 3}, errors.ConfigError),
-            ({"scale_check": "maybe"}, errors.ConfigError),
-            ({"level": "avx1024"}, errors.DeviceError),
-        ]:
-            with pytest.raises(error):
-                Upgrader(h, **options)
-        with pytest.raises(errors.DtypeError):
-            Upgrader(object())
-        with pytest.raises(errors.ConfigError):
-            Upgrader(h)(old, side, nonfinite="ignore")
-        with pytest.raises(errors.ConfigError, match="uncertainty"):
-            Upgrader(h)(old, side, return_uncertainty=True)
-        with pytest.raises(errors.DtypeError, match="out_dtype"):
-            Upgrader(h)(old, side, out_dtype="int8")
-
-    def test_side_given_where_none_is_used(self, make_transform, rows):
-        with pytest.raises(errors.ShapeError, match="without side-information"):
-            Upgrader(make_transform(side_dim=0))(rows(4, 12), rows(4, 5))
-
-    def test_damaged_packed_weights_are_refused(self, make_transform, rows):
-        up = Upgrader(make_transform())
-        old, side = pair(rows, 4, 12, 5)
-        out, status = np.empty((4, 8), np.float32), np.empty(4, np.uint8)
-        for packed in (np.zeros(0, np.uint8), np.zeros(4096, np.uint8), up._packed[:-64].copy()):
-            with pytest.raises(errors.DtypeError, match="packed"):
-                native().upgrade(packed, "", old, side, out, None, status, 1)
-
-
 class TestScale:
     def test_normalised_rows_fed_to_raw_h_are_refused(self, make_transform, rows):
         from fct_fast.space import SpaceFingerprint
@@ -460,84 +227,6 @@ class TestScale:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             Upgrader(h, scale_check="off")(unit, side)
-
-
-class TestManyCallers:
-    def test_threads_share_one_upgrader(self, make_transform, rows):
-        up = Upgrader(make_transform(inner_dim=256))
-        old, side = pair(rows, 2000, 12, 5)
-        want = up(old, side).tobytes()
-        results: list[bool] = []
-
-        def call() -> None:
-            results.extend(up(old, side).tobytes() == want for _ in range(10))
-
-        threads = [threading.Thread(target=call) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert results == [True] * 80
-
-    def test_the_gil_is_released(self, make_transform, rows):
-        up = Upgrader(make_transform(64, 64, 0, 2048), threads=1)
-        old = rows(4000, 64)
-        ticks = 0
-        done = threading.Event()
-
-        def work() -> None:
-            up(old)
-            done.set()
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        while not done.is_set():
-            ticks += 1
-            time.sleep(0.001)
-        thread.join()
-        assert ticks > 5
-
-    def test_a_forked_child_can_upgrade(self, make_transform, rows):
-        up = Upgrader(make_transform(), threads=2)
-        old, side = pair(rows, 500, 12, 5)
-        want = up(old, side).tobytes()
-        context = multiprocessing.get_context("fork")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            with context.Pool(1) as pool:
-                assert pool.apply(_bytes_of, (up, old, side)) == want
-
-    def test_ctrl_c_ends_a_long_call(self):
-        """KeyboardInterrupt within 0.2 s of the signal, and the Upgrader works afterwards."""
-        code = """
-import os, signal, threading, time
-import numpy as np
-from fct_fast import Upgrader
-from fct_fast.spec import Branch, Layer, TransformSpec
-layers = tuple(Layer(np.eye(2048, dtype=np.float32), np.zeros(2048, np.float32), True) for _ in range(40))
-up = Upgrader(TransformSpec(2048, 0, 2048, (Branch("old", ()),), layers))
-old = np.ones((40000, 2048), np.float32)
-sent = []
-def interrupt():
-    time.sleep(0.5)
-    sent.append(time.perf_counter())
-    os.kill(os.getpid(), signal.SIGINT)
-threading.Thread(target=interrupt).start()
-try:
-    up(old)
-    print("finished")
-except KeyboardInterrupt:
-    print("interrupted", time.perf_counter() - sent[0])
-assert up(old[:3]).shape == (3, 2048)
-"""
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-        word, seconds = done.stdout.split()
-        assert word == "interrupted"
-        assert float(seconds) < 2.0, "0.2 s on a quiet machine; the bound leaves room for a busy one"
-
-
-def _bytes_of(up, old, side):
-    return up(old, side).tobytes()
 
 
 class TestLevels:
@@ -572,18 +261,3 @@ class TestLevels:
         assert scalar.digest == up.digest
         old, side = pair(rows, 20, 12, 5)
         assert scalar(old, side).tobytes() == Upgrader(make_transform(), level="scalar")(old, side).tobytes()
-
-
-def test_sigint_handler_of_the_user_is_respected(make_transform, rows):
-    """A handler that does not raise does not end the call."""
-    calls = []
-    previous = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
-    try:
-        up = Upgrader(make_transform(64, 64, 0, 2048))
-        old = rows(20000, 64)
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        assert up(old).shape == (20000, 64)
-        timer.join()
-    finally:
-        signal.signal(signal.SIGINT, previous)
