@@ -33,6 +33,7 @@ FCT_DEVICE float widen(Bfloat x) { return __uint_as_float(static_cast<uint32_t>(
 FCT_DEVICE void narrow(float x, Half& y) { y.bits = __half_as_ushort(__float2half_rn(x)); }
 FCT_DEVICE void narrow(float x, Bfloat& y) { y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 FCT_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
+FCT_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 FCT_DEVICE uint64_t bits_of(double x) { return static_cast<uint64_t>(__double_as_longlong(x)); }
 FCT_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 // Rounded each, and never fused by the compiler.
@@ -48,6 +49,7 @@ FCT_DEVICE float widen(Bfloat x) { return float_from_bfloat(x.bits); }
 FCT_DEVICE void narrow(float x, Half& y) { y.bits = half_from_float(x); }
 FCT_DEVICE void narrow(float x, Bfloat& y) { y.bits = bfloat_from_float(x); }
 FCT_DEVICE uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+FCT_DEVICE float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 FCT_DEVICE uint64_t bits_of(double x) { return __builtin_bit_cast(uint64_t, x); }
 // One rounding, but for the rare float64 sum that lies between two floats; a call of fmaf is ten times slower here.
 FCT_DEVICE float multiply_add(float a, float b, float c) {

@@ -21,4 +21,7 @@ class StreamLauncher : public Launcher {
   cudaStream_t stream_;
 };
 
+// A layer with a tile of wgmma_tile.hpp.
+void launch_wgmma(const LayerArgs& args, Dtype precision, TileName tile, bool last, cudaStream_t stream);
+
 }  // namespace fct::cuda

@@ -52,7 +52,8 @@ using Fp32SmallTile = Tile<16, 32, 2, 4, 1, 4>;
 
 // int8 takes the tiles of its layers' element: tensor-core ones on bytes, whose steps are the same 128 bytes of depth,
 // and float32 ones for what reads float32.
-enum class TileName : int32_t { wide = 0, square = 1, narrow = 2, small = 3 };
+// The last two are those of wgmma_tile.hpp.
+enum class TileName : int32_t { wide = 0, square = 1, narrow = 2, small = 3, wgmma_wide = 4, wgmma_narrow = 5 };
 
 // `rate` is the share of a multiprocessor's best rate that a tile is predicted to reach; nothing was measured yet.
 struct TileFacts {
