@@ -6,6 +6,7 @@
 #include "cuda/upgrade/layer_mma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
 #include "cuda/upgrade/load_rows.hpp"
+#include "cuda/upgrade/wgmma_tile.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -72,6 +73,8 @@ void launch_mma(const LayerArgs& args, TileName tile, cudaStream_t stream) {
       return launch_mma<Element, Output, NarrowTile>(args, stream);
     case TileName::small:
       return launch_mma<Element, Output, SmallTile>(args, stream);
+    default:
+      throw ShapeError("mma.sync has no such tile");
   }
 }
 
@@ -83,8 +86,8 @@ void launch_ffma(const LayerArgs& args, TileName tile, cudaStream_t stream) {
       return launch_ffma<Fp32NarrowTile>(args, stream);
     case TileName::small:
       return launch_ffma<Fp32SmallTile>(args, stream);
-    case TileName::wide:
-      throw ShapeError("float32 has no wide tile");
+    default:
+      throw ShapeError("float32 has no such tile");
   }
 }
 
@@ -116,6 +119,8 @@ void launch_int8(const LayerArgs& args, TileName tile, cudaStream_t stream) {
                    : launch_ordered<Output, Fp32NarrowTile>(args, stream);
     case TileName::small:
       return bytes ? launch_imma<Output, SmallTile>(args, stream) : launch_ordered<Output, Fp32SmallTile>(args, stream);
+    default:
+      throw ShapeError("int8 has no such tile");
   }
 }
 
@@ -134,6 +139,7 @@ void StreamLauncher::load(const LoadArgs& args, Dtype precision) {
 }
 
 void StreamLauncher::layer(const LayerArgs& args, Dtype precision, TileName tile, bool last) {
+  if (is_wgmma(tile)) return launch_wgmma(args, precision, tile, last, stream_);
   if (args.scale != nullptr || args.cuts != nullptr) {
     return args.narrow != 0 ? launch_int8<uint8_t>(args, tile, stream_) : launch_int8<float>(args, tile, stream_);
   }

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "cuda/upgrade/tile_choice.hpp"
+#include "cuda/upgrade/wgmma_tile.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -140,6 +141,9 @@ TileFacts tile_of(Dtype precision, TileName name) {
   for (const TileFacts& tile : tiles_of(precision)) {
     if (tile.name == name) return tile;
   }
+  for (const TileFacts& tile : kWgmmaTiles) {
+    if (tile.name == name && precision != Dtype::f32) return tile;
+  }
   throw ShapeError("this precision has no such tile");
 }
 
@@ -183,17 +187,18 @@ UpgradePlan plan_upgrade(const TransformLayout& layout, const DeviceFacts& devic
 
 std::string UpgradePlan::family() const {
   if (fused) return "fused";
-  // The small tile splits the depth among warps, others may split it among blocks; in float32, and in int8,
-  // all give the same sums.
-  std::string small, splits;
+  // The small tile splits the depth among warps, others may split it among blocks, wgmma adds in an order of its own;
+  // in float32, and in int8, all give the same sums.
+  std::string small, splits, wgmma;
   int index = 0;
   for (const Step& step : steps) {
     if (step.kind != Step::Kind::layer) continue;
     const std::string number = std::to_string(index++);
+    if (is_wgmma(step.tile)) wgmma = " wgmma";
     if (step.tile == TileName::small) small += (small.empty() ? " small:" : ",") + number;
     if (step.splits > 1) splits += (splits.empty() ? " split:" : ",") + number + "x" + std::to_string(step.splits);
   }
-  return layout.precision == Dtype::f32 ? "layers" : "layers" + small + splits;
+  return layout.precision == Dtype::f32 ? "layers" : "layers" + wgmma + small + splits;
 }
 
 std::string UpgradePlan::text() const {
@@ -205,12 +210,14 @@ std::string UpgradePlan::text() const {
       out << "load " << (step.reads_side ? "side" : "old") << " -> " << text_of(step.y) << "\n";
     } else if (step.kind == Step::Kind::layer) {
       const TileFacts tile = tile_of(tiles_for(layout, step.layer), step.tile);
+      const int64_t tiles = blocks_of(tile, chunk_rows, step.layer.columns) * step.splits;
+      const int64_t blocks = is_wgmma(step.tile) ? std::min<int64_t>(tiles, device.multiprocessors) : tiles;
       out << "layer " << step.layer.depth << " -> " << step.layer.columns << (step.layer.relu ? " relu" : "")
           << (step.layer.reads_bytes ? " bytes" : "") << (step.layer.writes_bytes ? " to bytes" : "") << ", "
           << text_of(step.x) << " -> " << text_of(step.y) << ", tile " << tile.text << " " << tile.rows << "x"
           << tile.columns << ", " << splits_text(step.splits) << tile.stages << " stages, " << tile.shared_bytes
-          << " bytes shared, " << blocks_of(tile, chunk_rows, step.layer.columns) * step.splits << " blocks of "
-          << tile.threads << "\n";
+          << " bytes shared, " << blocks << (is_wgmma(step.tile) ? " persistent" : "") << " blocks of " << tile.threads
+          << "\n";
     } else if (step.kind == Step::Kind::fused) {
       out << fused->text();
     } else {

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "cuda/upgrade/plan.hpp"
+#include "cuda/upgrade/wgmma_tile.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -58,13 +59,21 @@ class Candidate {
   int64_t sums_;
 };
 
+// Tiles of wgmma alone where the device has it and rows are many; else those of every device.
+std::vector<TileFacts> candidates(Dtype precision, int64_t rows, const DeviceFacts& device) {
+  const bool wgmma = precision != Dtype::f32 && device.compute == kWgmmaCompute && rows >= kWgmmaRows &&
+                     device.shared_bytes >= WgmmaWideTile::kSharedBytes &&
+                     device.shared_bytes >= WgmmaNarrowTile::kSharedBytes;
+  return wgmma ? std::vector<TileFacts>{kWgmmaTiles.begin(), kWgmmaTiles.end()} : tiles_of(precision);
+}
+
 }  // namespace
 
 TileChoice choose_tile(Dtype precision, int64_t rows, const LayerLayout& layer, const DeviceFacts& device,
                        bool may_split) {
   std::optional<TileChoice> best;
   double least = 0;
-  for (const TileFacts& tile : tiles_of(precision)) {
+  for (const TileFacts& tile : candidates(precision, rows, device)) {
     if (tile.shared_bytes > device.shared_bytes) continue;
     const Candidate candidate(precision, rows, layer, tile);
     const bool split = may_split && tile.splits && candidate.leaves_idle(device);

@@ -33,11 +33,13 @@ constexpr int64_t kWgmmaRows = 16384;
 constexpr int kWgmmaCompute = 90;  // and no other: the code is for sm_90a
 
 template <typename T>
-constexpr TileFacts wgmma_facts(TileName name, const char* text) {
-  return {name, text, T::kRows, T::kColumns, T::kStages, T::kThreads, T::kSharedBytes, 1.0, false};
+constexpr TileFacts wgmma_facts(TileName name, const char* text, double rate) {
+  return {name, text, T::kRows, T::kColumns, T::kStages, T::kThreads, T::kSharedBytes, rate, false};
 }
-constexpr std::array<TileFacts, 2> kWgmmaTiles = {wgmma_facts<WgmmaWideTile>(TileName::wgmma_wide, "wgmma wide"),
-                                                  wgmma_facts<WgmmaNarrowTile>(TileName::wgmma_narrow, "wgmma narrow")};
+constexpr std::array<TileFacts, 2> kWgmmaTiles = {
+    wgmma_facts<WgmmaWideTile>(TileName::wgmma_wide, "wgmma wide", 1.0),
+    wgmma_facts<WgmmaNarrowTile>(TileName::wgmma_narrow, "wgmma narrow", 0.85)};
+constexpr bool is_wgmma(TileName tile) { return tile == TileName::wgmma_wide || tile == TileName::wgmma_narrow; }
 
 struct WgmmaArgs {
   TensorMap x;

@@ -1,5 +1,6 @@
 #include "shim_launcher.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "check.hpp"
@@ -7,6 +8,7 @@
 #include "cuda/upgrade/fused.hpp"
 #include "cuda/upgrade/layer_ffma.hpp"
 #include "cuda/upgrade/layer_mma.hpp"
+#include "cuda/upgrade/layer_wgmma.hpp"
 #include "cuda/upgrade/load_rows.hpp"
 
 namespace fct::cuda::testing {
@@ -31,6 +33,13 @@ void ShimLauncher::mma_tile(const LayerArgs& args) {
      [&](unsigned char* shared) { layer_mma<Element, Output, T>(args, shared); });
 }
 
+template <typename Element, typename Output, typename T>
+void ShimLauncher::wgmma_tile(const LayerArgs& args) {
+  const WgmmaArgs with_maps = wgmma_args<Element, Output, T>(args);
+  go(std::min<int64_t>(blocks<T>(args), 3), T::kThreads, T::kSharedBytes,
+     [&](unsigned char* shared) { layer_wgmma<Element, Output, T>(with_maps, shared); });
+}
+
 template <typename T>
 void ShimLauncher::ffma(const LayerArgs& args) {
   go(blocks<T>(args), T::kThreads, T::template kSharedBytes<float>,
@@ -43,6 +52,8 @@ void ShimLauncher::mma(const LayerArgs& args, TileName tile) {
   if (tile == TileName::square) mma_tile<Element, Output, SquareTile>(args);
   if (tile == TileName::narrow) mma_tile<Element, Output, NarrowTile>(args);
   if (tile == TileName::small) mma_tile<Element, Output, SmallTile>(args);
+  if (tile == TileName::wgmma_wide) wgmma_tile<Element, Output, WgmmaWideTile>(args);
+  if (tile == TileName::wgmma_narrow) wgmma_tile<Element, Output, WgmmaNarrowTile>(args);
 }
 
 void ShimLauncher::clear(unsigned char* status, int64_t rows) {

@@ -21,6 +21,8 @@ class ShimLauncher : public Launcher {
   void mma(const LayerArgs& args, TileName tile);
   template <typename Element, typename Output, typename T>
   void mma_tile(const LayerArgs& args);
+  template <typename Element, typename Output, typename T>
+  void wgmma_tile(const LayerArgs& args);
   template <typename T>
   void ffma(const LayerArgs& args);
 

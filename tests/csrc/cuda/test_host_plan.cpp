@@ -79,13 +79,13 @@ void check_family() {
     return plan_upgrade(layout(128, 128, 128, precision), kDevice, rows, 2048 * kMiB, like_rows).family();
   };
   for (Dtype precision : {Dtype::f16, Dtype::bf16}) {
-    CHECK(family(precision, 100000, 0) == "layers");
+    CHECK(family(precision, 100000, 0) == "layers wgmma");
     CHECK(family(precision, 1, 0) == "layers small:0,1,2,3 split:3x16");
-    for (int64_t rows : {1, 100, 5000, 1000000}) CHECK(family(precision, rows, 1 << 17) == "layers");
+    for (int64_t rows : {1, 100, 5000, 1000000}) CHECK(family(precision, rows, 1 << 17) == "layers wgmma");
     const HostShape few{.rows = 3, .like_rows = 1 << 17};
-    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, few, 2048 * kMiB).chunk.family() == "layers");
+    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, few, 2048 * kMiB).chunk.family() == "layers wgmma");
     // By the whole call's rows, not by those of a chunk.
-    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, {.rows = 1 << 17}, 3 * kMiB).chunk.family() == "layers");
+    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, {.rows = 1 << 17}, 3 * kMiB).chunk.family() == "layers wgmma");
   }
   CHECK(family(Dtype::f32, 1, 0) == "layers");  // every tile sums in one order
 }

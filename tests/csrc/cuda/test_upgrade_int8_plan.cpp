@@ -52,8 +52,8 @@ void check_steps() {
   const std::string text = made.text();
   for (const char* part : {"int8, 262144 rows", "layer 128 -> 256 relu to bytes, input -> pong, tile square",
                            "layer 256 -> 256 relu bytes to bytes, pong -> ping,", "pong -> ping+256",
-                           "layer 2048 -> 2048 relu bytes to bytes, pong -> ping, tile wide 128x256, 3 stages",
-                           "layer 2048 -> 128 bytes, ping -> last, tile square"}) {
+                           "layer 2048 -> 2048 relu bytes to bytes, pong -> ping, tile wgmma wide 128x256, 4 stages",
+                           "layer 2048 -> 128 bytes, ping -> last, tile wgmma narrow"}) {
     if (text.find(part) == std::string::npos) {
       std::fprintf(stderr, "no '%s' in\n%s", part, text.c_str());
       std::exit(1);

@@ -8,6 +8,7 @@
 #include "cuda/upgrade/finish_rows.hpp"
 #include "cuda/upgrade/layer_mma.hpp"
 #include "cuda/upgrade/layer_ordered.hpp"
+#include "cuda/upgrade/layer_wgmma.hpp"
 #include "cuda/upgrade/load_rows.hpp"
 #include "cuda/upgrade/run.hpp"
 #include "int8_support.hpp"
@@ -20,7 +21,7 @@ using namespace fct::cuda::testing;
 constexpr DeviceFacts kSmallDevice{.compute = 80, .multiprocessors = 4, .shared_bytes = 99 * 1024, .memory_bytes = 0};
 
 // How often each kernel ran: [reads bytes][tile].
-int g_runs[2][4] = {};
+int g_runs[2][6] = {};
 
 class ShimLauncher : public Launcher {
  public:
@@ -52,6 +53,8 @@ class ShimLauncher : public Launcher {
       if (tile == TileName::square) imma<Output, SquareTile>(args);
       if (tile == TileName::narrow) imma<Output, NarrowTile>(args);
       if (tile == TileName::small) imma<Output, SmallTile>(args);
+      if (tile == TileName::wgmma_wide) wgmma<Output, WgmmaWideTile>(args);
+      if (tile == TileName::wgmma_narrow) wgmma<Output, WgmmaNarrowTile>(args);
     } else {
       CHECK(tile != TileName::wide);
       if (tile == TileName::square) ordered<Output, Fp32SquareTile>(args);
@@ -63,6 +66,12 @@ class ShimLauncher : public Launcher {
   void imma(const LayerArgs& args) {
     go(blocks<T>(args), T::kThreads, T::template kSharedBytes<Output>,
        [&](unsigned char* shared) { layer_mma<uint8_t, Output, T>(args, shared); });
+  }
+  template <typename Output, typename T>
+  void wgmma(const LayerArgs& args) {
+    const WgmmaArgs with_maps = wgmma_args<uint8_t, Output, T>(args);
+    go(std::min<int64_t>(blocks<T>(args), 2), T::kThreads, T::kSharedBytes,
+       [&](unsigned char* shared) { layer_wgmma<uint8_t, Output, T>(with_maps, shared); });
   }
   template <typename Output, typename T>
   void ordered(const LayerArgs& args) {
@@ -102,6 +111,7 @@ struct Options {
   int64_t scratch_limit = int64_t{1} << 30;
   Dtype out_dtype = Dtype::f32;
   uint32_t seed = 1;
+  int64_t like_rows = 0;
 };
 
 using Statuses = std::vector<unsigned char>;
@@ -123,7 +133,7 @@ Statuses check(const Transform& h, const CallerRows& old, const CallerRows& side
   const TransformLayout layout = layout_of(source, Dtype::f32);
   Guarded<unsigned char> weights(layout.bytes);
   pack_transform(source, layout, weights.data());
-  const UpgradePlan plan = plan_upgrade(layout, options.device, old.rows, options.scratch_limit);
+  const UpgradePlan plan = plan_upgrade(layout, options.device, old.rows, options.scratch_limit, options.like_rows);
   Guarded<unsigned char> scratch(plan.scratch_bytes);
   std::memset(scratch.data(), 0xff, static_cast<std::size_t>(plan.scratch_bytes));
   ShimLauncher launcher(options.seed);
@@ -219,6 +229,7 @@ void check_tiles_and_chunks() {
   check(h, 128, {.device = kOne, .seed = 4});
   check(h, 140, {.device = kMany, .seed = 4});
   check(h, 140, {.scratch_limit = 90000, .seed = 4});
+  check(h, 140, {.device = kOne, .seed = 4, .like_rows = kWgmmaRows});
 }
 
 void check_bad_rows() {
@@ -258,7 +269,7 @@ void check_all() {
   check_norm_order();
   check_tiles_and_chunks();
   check_bad_rows();
-  for (int tile = 0; tile < 4; ++tile) CHECK(g_runs[1][tile] > 0);
+  for (int tile = 0; tile < 6; ++tile) CHECK(g_runs[1][tile] > 0);
   for (int tile = 1; tile < 4; ++tile) CHECK(g_runs[0][tile] > 0);
 }
 

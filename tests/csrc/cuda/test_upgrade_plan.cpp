@@ -5,11 +5,13 @@
 
 #include "check.hpp"
 #include "core/error.hpp"
+#include "cuda/upgrade/wgmma_tile.hpp"
 
 namespace fct::cuda {
 namespace {
 
 constexpr DeviceFacts kH200{.compute = 90, .multiprocessors = 132, .shared_bytes = 227 * 1024, .memory_bytes = 0};
+constexpr DeviceFacts kB200{.compute = 100, .multiprocessors = 148, .shared_bytes = 227 * 1024, .memory_bytes = 0};
 constexpr DeviceFacts kA10{.compute = 86, .multiprocessors = 72, .shared_bytes = 99 * 1024, .memory_bytes = 0};
 constexpr int64_t kGigabyte = int64_t{1} << 30;
 
@@ -44,13 +46,40 @@ TileName tile_of_layer(const UpgradePlan& plan, int64_t depth, int64_t columns) 
 
 void check_tiles() {
   const TransformSource h = standard(128, 128, 128, 2048, false);
-  CHECK(tile_of_layer(plan(h, kH200, 262144), 2048, 2048) == TileName::wide);
-  CHECK(tile_of_layer(plan(h, kH200, 262144), 2048, 128) == TileName::square);
+  CHECK(tile_of_layer(plan(h, kB200, 262144), 2048, 2048) == TileName::wide);
+  CHECK(tile_of_layer(plan(h, kB200, 262144), 2048, 128) == TileName::square);
   CHECK(tile_of_layer(plan(h, kA10, 262144), 2048, 2048) == TileName::square);  // no room for the wide one
   CHECK(tile_of_layer(plan(h, kH200, 1), 2048, 2048) == TileName::small);
   CHECK(tile_of_layer(plan(h, kH200, 128), 2048, 2048) == TileName::narrow);
   for (const Step& step : plan(h, kH200, 1).steps) {
     if (step.kind == Step::Kind::layer) CHECK(step.tile == TileName::small);
+  }
+}
+
+// wgmma: many rows on Hopper, in 16 bit, and nowhere else. Few rows may be computed as many are.
+void check_wgmma() {
+  const TransformSource h = standard(128, 128, 128, 2048, false);
+  for (Dtype precision : {Dtype::f16, Dtype::bf16}) {
+    const UpgradePlan many = plan(h, kH200, 262144, 4 * kGigabyte, precision);
+    CHECK(tile_of_layer(many, 2048, 2048) == TileName::wgmma_wide);
+    CHECK(tile_of_layer(many, 512, 2048) == TileName::wgmma_wide);
+    CHECK(tile_of_layer(many, 128, 256) == TileName::wgmma_wide);
+    CHECK(tile_of_layer(many, 2048, 128) == TileName::wgmma_narrow);
+    CHECK(many.family() == "layers wgmma");
+    CHECK(many.text().find("tile wgmma wide 128x256, 4 stages, 229440 bytes shared, 132 persistent blocks of 384") !=
+          std::string::npos);
+    CHECK(plan(h, kH200, 16384, 4 * kGigabyte, precision).family() == "layers wgmma");
+    CHECK(plan(h, kH200, 16383, 4 * kGigabyte, precision).family() == "layers");
+    CHECK(plan(h, kH200, 1, 4 * kGigabyte, precision, 16384).family() == "layers wgmma");
+    CHECK(plan(h, kB200, 262144, 4 * kGigabyte, precision).family() == "layers");
+    DeviceFacts small = kH200;
+    small.shared_bytes = 200 * 1024;
+    CHECK(plan(h, small, 262144, 4 * kGigabyte, precision).family() == "layers");
+  }
+  CHECK(plan(h, kH200, 262144, 4 * kGigabyte, Dtype::f32).family() == "layers");
+  for (const TileFacts& tile : kWgmmaTiles) {
+    CHECK(tile.shared_bytes <= kH200.shared_bytes && tile_of(Dtype::f16, tile.name).columns == tile.columns);
+    CHECK_THROWS(tile_of(Dtype::f32, tile.name), ShapeError);
   }
 }
 
@@ -249,7 +278,7 @@ void check_text() {
     CHECK(fused.find(part) != std::string::npos);
   }
   for (const char* part : {"fp16, 300000 rows in chunks of 100096", "load side -> input", "layer 2048 -> 2048 relu",
-                           "tile wide 128x256, 3 stages", "pong -> ping+256", "finish unit norm, uncertainty"}) {
+                           "tile wgmma wide 128x256, 4 stages", "pong -> ping+256", "finish unit norm, uncertainty"}) {
     if (text.find(part) == std::string::npos) {
       std::fprintf(stderr, "no '%s' in\n%s", part, text.c_str());
       std::exit(1);
@@ -262,6 +291,7 @@ void check_text() {
 
 int main() {
   fct::cuda::check_tiles();
+  fct::cuda::check_wgmma();
   fct::cuda::check_tile_facts();
   fct::cuda::check_chunks();
   fct::cuda::check_buffers();
