@@ -85,7 +85,8 @@ void check_family() {
     const HostShape few{.rows = 3, .like_rows = 1 << 17};
     CHECK(plan_host(layout(128, 128, 128, precision), kDevice, few, 2048 * kMiB).chunk.family() == "layers wgmma");
     // By the whole call's rows, not by those of a chunk.
-    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, {.rows = 1 << 17}, 3 * kMiB).chunk.family() == "layers wgmma");
+    CHECK(plan_host(layout(128, 128, 128, precision), kDevice, {.rows = 1 << 17}, 3 * kMiB).chunk.family() ==
+          "layers wgmma");
   }
   CHECK(family(Dtype::f32, 1, 0) == "layers");  // every tile sums in one order
 }
