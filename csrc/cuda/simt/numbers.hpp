@@ -33,12 +33,19 @@ FCT_DEVICE float widen(Bfloat x) { return __uint_as_float(static_cast<uint32_t>(
 FCT_DEVICE void narrow(float x, Half& y) { y.bits = __half_as_ushort(__float2half_rn(x)); }
 FCT_DEVICE void narrow(float x, Bfloat& y) { y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 FCT_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
-FCT_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 FCT_DEVICE uint64_t bits_of(double x) { return static_cast<uint64_t>(__double_as_longlong(x)); }
 FCT_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 // Rounded each, and never fused by the compiler.
 FCT_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 FCT_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+// The larger; NaN where either is.
+FCT_DEVICE float larger(float a, float b) {
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+// Of two halves each, as unsigned numbers. From sm_90 on.
+FCT_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
 FCT_DEVICE double square_root(double x) { return __dsqrt_rn(x); }
 FCT_DEVICE double reciprocal(double x) { return __drcp_rn(x); }
 
@@ -49,7 +56,6 @@ FCT_DEVICE float widen(Bfloat x) { return float_from_bfloat(x.bits); }
 FCT_DEVICE void narrow(float x, Half& y) { y.bits = half_from_float(x); }
 FCT_DEVICE void narrow(float x, Bfloat& y) { y.bits = bfloat_from_float(x); }
 FCT_DEVICE uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
-FCT_DEVICE float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 FCT_DEVICE uint64_t bits_of(double x) { return __builtin_bit_cast(uint64_t, x); }
 // One rounding, but for the rare float64 sum that lies between two floats; a call of fmaf is ten times slower here.
 FCT_DEVICE float multiply_add(float a, float b, float c) {
@@ -57,6 +63,11 @@ FCT_DEVICE float multiply_add(float a, float b, float c) {
 }
 FCT_DEVICE float multiply(float a, float b) { return a * b; }  // the build forbids contraction
 FCT_DEVICE float add(float a, float b) { return a + b; }
+FCT_DEVICE float larger(float a, float b) { return a != a || a > b ? a : b; }
+FCT_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) {
+  const uint32_t low = (a & 0xffffu) > (b & 0xffffu) ? a : b;
+  return (a > b ? a : b) >> 16 << 16 | (low & 0xffffu);
+}
 FCT_DEVICE double square_root(double x) { return __builtin_sqrt(x); }
 FCT_DEVICE double reciprocal(double x) { return 1.0 / x; }
 
@@ -71,6 +82,8 @@ FCT_DEVICE T narrowed(float x) {
   narrow(x, y);
   return y;
 }
+
+constexpr float kFloatInfinity = __builtin_huge_valf();
 
 // By the exponent, so that no comparison is optimised away.
 FCT_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }

@@ -114,6 +114,7 @@ class WgmmaLayer {
 
   FCT_DEVICE void make_tiles() {
     Place place;
+    if (consumer_ == 1 && take_tile(first_tile())) fall_behind<T::kStages>(steps_, *this);
     for (uint32_t tile = first_tile(); take_tile(tile); tile = next_tile(tile)) {
       consume(place, steps_, *this);
       store_outputs();
@@ -123,21 +124,22 @@ class WgmmaLayer {
 
   // Slice by slice through shared memory: one is written while TMA reads the one before.
   FCT_DEVICE void store_outputs() {
-    uint32_t largest[2] = {};  // of a row's outputs in this thread, as bits without sign: NaN is above all
+    uint32_t largest[2] = {};  // of a row's 16-bit outputs in this thread, two and two, without sign: NaN is above all
     FCT_UNROLL
     for (int slice = 0; slice < T::kColumns / kSliceColumns; ++slice, turn_ ^= 1) {
       unsigned char* const target = shared_ + T::kSlicesAt + (consumer_ * T::kSlices + turn_) * T::kSliceBytes;
       FCT_UNROLL
-      for (int i = slice * kSliceColumns / 2; i < (slice + 1) * kSliceColumns / 2; i += 4) {
-        write_columns(target, i, slice * kSliceColumns, largest);
+      for (int j = 0; j < kSliceColumns / 8; ++j) {
+        write_columns(target, slice * (kSliceColumns / 2) + 4 * j, slice * kSliceColumns, largest);
       }
       fence_async_proxy();
       const bool first = thread_index() % kWarpgroupThreads == 0;
       if (first) tensor_store_wait_read<0>();  // the other slice is free, which all know past the barrier
       sync_some(1 + consumer_, kWarpgroupThreads);
-      if (!first) continue;
-      tensor_store(args_.y, first_column_ + slice * kSliceColumns, first_row_ + consumer_ * T::kConsumerRows, target);
-      tensor_store_commit();
+      if (first) {
+        tensor_store(args_.y, first_column_ + slice * kSliceColumns, first_row_ + consumer_ * T::kConsumerRows, target);
+        tensor_store_commit();
+      }
     }
     if constexpr (sizeof(Output) == 2) {
       if (layer_.status != nullptr) mark_overflows(largest);
@@ -149,41 +151,48 @@ class WgmmaLayer {
     const int column = wgmma_column(i);
     FloatPair scale{}, bias{};
     if (first_column_ + column < layer_.columns) {  // a number that is even, as is this one
-      bias = *reinterpret_cast<const FloatPair*>(layer_.bias + first_column_ + column);
-      if constexpr (kBytes) scale = *reinterpret_cast<const FloatPair*>(layer_.scale + first_column_ + column);
+      bias = pair_at(layer_.bias, i);
+      if constexpr (kBytes) scale = pair_at(layer_.scale, i);
     }
     FCT_UNROLL
     for (int half = 0; half < 2; ++half) {
       Pair outputs;
       FCT_UNROLL
       for (int j = 0; j < 2; ++j) {
-        outputs.values[j] = output_of(sums_[i + half * 2 + j], scale.values[j], bias.values[j], largest[half]);
+        outputs.values[j] = output_of(sums_[i + half * 2 + j], scale.values[j], bias.values[j]);
       }
+      if constexpr (sizeof(Output) == 2) largest[half] = larger_pair(largest[half], outputs);
       const int row = wgmma_row(i + half * 2);
       const int byte = (column - slice_column) * static_cast<int>(sizeof(Output));
       *reinterpret_cast<Pair*>(target + chunk_at(row, byte / kChunkBytes) + byte % kChunkBytes) = outputs;
     }
   }
 
-  FCT_DEVICE Output output_of(Sum sum, float scale, float bias, uint32_t& largest) const {
+  // Of the columns of sums i and i + 1.
+  FCT_DEVICE FloatPair pair_at(const float* values, int i) const {
+    const float* const first = values + (first_column_ + wgmma_column(0));
+    return *reinterpret_cast<const FloatPair*>(first + i / 4 * 8);
+  }
+
+  FCT_DEVICE Output output_of(Sum sum, float scale, float bias) const {
     if constexpr (kBytes) {
-      return requantised<Output>(add(multiply_rounded(sum, scale), bias), layer_.relu != 0);
+      return requantised<Output>(add(fct::cuda::multiply(static_cast<float>(sum), scale), bias), layer_.relu != 0);
     } else {
-      const float y = activate(sum, bias, layer_.relu != 0);
-      const uint32_t bits = bits_of(y) & 0x7fffffffu;
-      largest = bits > largest ? bits : largest;
-      return narrowed<Output>(y);
+      return narrowed<Output>(larger(sum + bias, layer_.relu != 0 ? 0.0f : -kFloatInfinity));
     }
   }
-  FCT_DEVICE static float multiply_rounded(Sum sum, float scale) {
-    return fct::cuda::multiply(static_cast<float>(sum), scale);
+  FCT_DEVICE static uint32_t larger_pair(uint32_t largest, const Pair& outputs) {
+    const uint32_t bits = outputs.values[0].bits | static_cast<uint32_t>(outputs.values[1].bits) << 16;
+    return larger_halves(largest, bits & 0x7fff7fffu);
   }
 
   // Several threads may find the same row; they write the same value. The row's input was judged before.
   FCT_DEVICE void mark_overflows(const uint32_t (&largest)[2]) const {
     FCT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      if (is_finite(narrowed<Output>(float_of(largest[half])))) continue;
+      const Output low{static_cast<uint16_t>(largest[half] & 0xffffu)},
+          high{static_cast<uint16_t>(largest[half] >> 16)};
+      if (is_finite(low) && is_finite(high)) continue;
       const int64_t row = int64_t{first_row_} + consumer_ * T::kConsumerRows + wgmma_row(2 * half);
       if (row >= layer_.rows) continue;
       unsigned char* const status = layer_.status + row;

@@ -31,6 +31,14 @@ FCT_DEVICE void produce(RingPlace<kStages>& place, int steps, Hardware& hardware
   }
 }
 
+// What one of two consumers does before its first tile: it lets the other go first, by half the ring, so that one
+// multiplies while the other makes outputs. No stage has to be given back for that many to be filled.
+template <int kStages, typename Hardware>
+FCT_DEVICE void fall_behind(int steps, Hardware& hardware) {
+  constexpr int kLead = kStages / 2;
+  if (steps > kLead) hardware.wait_full(kLead, 0);
+}
+
 // A consumer warp's part of one tile: the products of one step are under way while those of the step before are waited
 // for, and its stage given back.
 template <int kStages, typename Hardware>

@@ -176,15 +176,16 @@ class Model {
   const std::vector<Step> (&actors_)[1 + kConsumers];
 };
 
-// Tiles of 1 to 5 steps, one after the other.
+// Tiles one after the other, the second consumer behind the first.
 template <int kStages>
-bool sound(Mutation mutation = Mutation::none, int actor = 0, int at = -1, int* parts = nullptr) {
+bool sound(int first_steps, Mutation mutation = Mutation::none, int actor = 0, int at = -1, int* parts = nullptr) {
   std::vector<Step> actors[1 + kConsumers];
   for (int a = 0; a <= kConsumers; ++a) {
     Recorder<kStages> recorder;
     if (a == actor) recorder.mutation = mutation, recorder.at = at;
     RingPlace<kStages> place;
-    for (int steps : {1, 5, 2, 4}) {
+    if (a == 2) fall_behind<kStages>(first_steps, recorder);
+    for (int steps : {first_steps, 5, 2, 4}) {
       if (a == 0) {
         produce(place, steps, recorder);
       } else {
@@ -199,23 +200,23 @@ bool sound(Mutation mutation = Mutation::none, int actor = 0, int at = -1, int* 
 
 template <int kStages>
 void check() {
-  CHECK(sound<kStages>());
+  constexpr int kFirst = 3;
+  for (int first_steps = 1; first_steps <= 5; ++first_steps) CHECK(sound<kStages>(first_steps));
   for (Mutation mutation :
        {Mutation::drop_wait, Mutation::turn_parity, Mutation::wrong_stage, Mutation::early_release}) {
-    for (int actor : {0, 1}) {
+    for (int actor : {0, 1, 2}) {
       if (actor == 0 && mutation == Mutation::early_release) continue;
-      int parts = 0;
-      sound<kStages>(mutation, actor, -1, &parts);
+      int parts = 0, missed = 0;
+      sound<kStages>(kFirst, mutation, actor, -1, &parts);
       CHECK(parts >= 12);
-      for (int at = 0; at < parts; ++at) {
-        // A first fill needs no wait: the stage is free, and its barrier lets that pass.
-        if (actor == 0 && mutation == Mutation::drop_wait && at < kStages) continue;
-        if (sound<kStages>(mutation, actor, at)) {
-          std::fprintf(stderr, "%d stages: mutation %d of actor %d at %d was not found\n", kStages,
-                       static_cast<int>(mutation), actor, at);
-          std::exit(1);
-        }
-      }
+      for (int at = 0; at < parts; ++at) missed += sound<kStages>(kFirst, mutation, actor, at);
+      // Waits alone may be idle: those of the first fills, whose stages are free, and of the two for one stage that the
+      // second consumer begins with, either.
+      const int idle = mutation != Mutation::drop_wait ? 0 : actor == 0 ? kStages : actor == 2 ? 2 : 0;
+      if (missed == idle) continue;
+      std::fprintf(stderr, "%d stages: mutation %d of actor %d was missed %d times\n", kStages,
+                   static_cast<int>(mutation), actor, missed);
+      std::exit(1);
     }
   }
 }
