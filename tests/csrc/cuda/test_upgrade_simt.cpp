@@ -2,6 +2,7 @@
 // without side-information, every precision and row count, several chunks, foreign strides, rows that are not finite.
 #include <cfloat>
 
+#include "cuda/upgrade/wgmma_tile.hpp"
 #include "upgrade_support.hpp"
 
 namespace fct::cuda::testing {
@@ -77,6 +78,28 @@ void check_tiles() {
   for (const DeviceFacts& device : {one, many}) {
     check_against_oracle(h, 130, {.precision = Dtype::f16, .device = device, .seed = 4}, Dtype::f32);
     check_against_oracle(h, 40, {.precision = Dtype::f32, .device = device, .seed = 4}, Dtype::f32);
+  }
+}
+
+// Many rows on Hopper: the plan's layers run on wgmma, a concatenation of odd width and the uncertainty head included.
+// A row's bits depend on the row, whatever the batch.
+void check_hopper() {
+  const DeviceFacts h200{.compute = 90, .multiprocessors = 132, .shared_bytes = 227 * 1024, .memory_bytes = 0};
+  const Transform h = Transform::standard(72, 20, 23, 264, true);
+  CallerRows old(129, 72, Dtype::f32), side(129, 20, Dtype::f32);
+  old.fill(5);
+  side.fill(6);
+  for (Dtype precision : {Dtype::f16, Dtype::bf16}) {
+    const Options many{.precision = precision, .device = h200, .like_rows = kMany, .seed = 4};
+    check_against_oracle(h, 129, many, Dtype::f32);
+    const Result all = run(h, old, side, many);
+    for (const Step& step : all.plan.steps) CHECK(step.kind != Step::Kind::layer || is_wgmma(step.tile));
+    CHECK(all.plan.family() == "layers wgmma");
+    CallerRows one(1, 72, Dtype::f32), its_side(1, 20, Dtype::f32);
+    for (int64_t c = 0; c < 72; ++c) one.set(0, c, static_cast<float>(old.get(77, c)));
+    for (int64_t c = 0; c < 20; ++c) its_side.set(0, c, static_cast<float>(side.get(77, c)));
+    const Result alone = run(h, one, its_side, many);
+    CHECK(std::memcmp(alone.out.at(0, 0), all.out.at(77, 0), 23 * sizeof(float)) == 0);
   }
 }
 
@@ -201,6 +224,7 @@ void check_all() {
   check_chunks();
   check_tiles();
   check_splits();
+  check_hopper();
   for (bool fuse : {false, true}) {
     check_bad_rows(fuse);
     check_overflow_that_relu_would_hide(fuse);
