@@ -27,6 +27,10 @@ def search() -> list[dict[str, Any]]:
     return _pytest("test_gpu_search.py")
 
 
+def rank() -> list[dict[str, Any]]:
+    return _pytest("test_gpu_rank.py")
+
+
 def backfill() -> list[dict[str, Any]]:
     return _pytest("test_gpu_backfill.py")
 

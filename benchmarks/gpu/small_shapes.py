@@ -42,7 +42,7 @@ def main() -> None:
     print("upgrade done", flush=True)
     import torch
 
-    from fct_fast import topk
+    from fct_fast import evaluate, topk
 
     for dim, n, k in ((13, 700, 5), (64, 3000, 100), (64, 3000, 130), (40, 2500, 2048)):
         queries, gallery = torch.randn(9, dim).cuda(), torch.randn(n, dim).cuda()
@@ -50,6 +50,11 @@ def main() -> None:
             for precision in ("auto", "fp32") if metric == "l2" else ("auto", "fp32", "int8"):
                 for rows in (gallery, gallery.half()):
                     topk(queries, rows, k, metric, precision)
+    for dim in (64, 200, 520):  # on compute capability 9.0 by TMA and wgmma
+        topk(torch.randn(70, dim).cuda().half(), torch.randn(1500, dim).cuda().half(), 10)
+    for classes, metric in ((1, "l2"), (40, "cosine"), (6000, "ip")):
+        rows = torch.randn(6000, 20).cuda()
+        evaluate(rows[:30], rows, torch.arange(30) % classes, torch.arange(6000) % classes, metric, True)
     torch.cuda.synchronize()
     print("small shapes done", flush=True)
 

@@ -14,6 +14,7 @@ void bind_upgrade(pybind11::module_& module);
 void bind_rank(pybind11::module_& module);
 void bind_topk(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
+void bind_cuda_rank(pybind11::module_& module);
 void bind_cuda_topk(pybind11::module_& module);
 
 // Runs work(stop) without the GIL. Signals (Ctrl-C) are looked at every 50 ms on the calling thread and leave as the

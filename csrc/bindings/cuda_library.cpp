@@ -48,6 +48,7 @@ CudaLibrary::CudaLibrary() {
   find(library, "fct_cuda_upgrade_run_host", upgrade_run_host);
   find(library, "fct_cuda_upgrade_plan", upgrade_plan);
   find(library, "fct_cuda_upgrade_family", upgrade_family);
+  find(library, "fct_cuda_rank", rank);
   find(library, "fct_cuda_topk", topk);
   find(library, "fct_cuda_topk_plan", topk_plan);
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/abi.h"
+#include "cuda/rank/abi.h"
 #include "cuda/topk/abi.h"
 
 namespace fct::python {
@@ -22,6 +23,7 @@ class CudaLibrary {
   decltype(&fct_cuda_upgrade_run_host) upgrade_run_host;
   decltype(&fct_cuda_upgrade_plan) upgrade_plan;
   decltype(&fct_cuda_upgrade_family) upgrade_family;
+  decltype(&fct_cuda_rank) rank;
   decltype(&fct_cuda_topk) topk;
   decltype(&fct_cuda_topk_plan) topk_plan;
 

@@ -59,5 +59,6 @@ PYBIND11_MODULE(_native, module) {
   fct::python::bind_rank(module);
   fct::python::bind_topk(module);
   fct::python::bind_cuda(module);
+  fct::python::bind_cuda_rank(module);
   fct::python::bind_cuda_topk(module);
 }

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fct_fast.errors import ConfigError, NonFiniteError, ShapeError
-from fct_fast.kernels.arrays import as_rows, to_float32
+from fct_fast.kernels.arrays import as_rows, is_torch
 
 __all__ = ["I64", "Classes", "check_finite", "depths_of", "labels_of", "rows_of_one_space"]
 
@@ -77,14 +77,15 @@ def depths_of(k: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(operator.index(depth) for depth in depths)
 
 
-def rows_of_one_space(queries: Any, gallery: Any, metric: str) -> tuple[Any, Any]:
+def rows_of_one_space(queries: Any, gallery: Any, metric: str, device: str = "cpu") -> tuple[Any, Any]:
     """Both as rows (see `as_rows`), checked: a known metric, one width, every value finite.
 
     Raises ConfigError, DtypeError, ShapeError, NonFiniteError (first row with NaN or Inf).
     """
     if metric not in ("cosine", "ip", "l2"):
         raise ConfigError(f"metric is {metric!r}; use 'cosine', 'ip' or 'l2'")
-    query_rows, gallery_rows = as_rows(queries, "queries"), as_rows(gallery, "gallery")
+    query_rows = as_rows(queries, "queries", device=device)
+    gallery_rows = query_rows if gallery is queries else as_rows(gallery, "gallery", device=device)
     if query_rows.shape[1] != gallery_rows.shape[1]:
         raise ShapeError(
             f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}; "
@@ -131,6 +132,7 @@ def _one_kind(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[npt.NDArray[Any
 def check_finite(name: str, rows: Any) -> None:
     """Raises NonFiniteError naming the first row with NaN or Inf."""
     for start in range(0, rows.shape[0], _CHUNK_ROWS):
-        finite = np.isfinite(to_float32(rows[start : start + _CHUNK_ROWS])).all(axis=1)
+        part = rows[start : start + _CHUNK_ROWS]
+        finite = part.isfinite().all(1).cpu().numpy() if is_torch(part) else np.isfinite(part).all(axis=1)
         if not finite.all():
             raise NonFiniteError(f"row {start + int(finite.argmin())} of {name} holds NaN or Inf, which has no rank")

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fct_fast.errors import ShapeError
 from fct_fast.evaluation.classes import I64, Classes, depths_of, rows_of_one_space
 from fct_fast.kernels import native, resolve_level, usable_threads
-from fct_fast.kernels.arrays import as_rows, to_float32
+from fct_fast.kernels.arrays import as_rows, cuda_place, to_float32
+from fct_fast.kernels.cuda import cuda_device
 
 __all__ = ["Evaluation", "evaluate", "rank_scores", "summary_of"]
 
@@ -55,22 +56,33 @@ def evaluate(
     exclude_self: bool | Literal["auto"] = "auto",
     k: int | Sequence[int] = (1, 5),
     threads: int | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Rank the whole gallery for each query: queries [nq, dim], gallery [n, dim], labels [nq] and [n] (integers or
     text).
 
     exclude_self: True = query i is gallery row i and is left out; False; "auto" = True where no gallery_labels are
     given, in which case the gallery has the queries' labels. Memory: one float32 copy of the gallery and a strip of
-    scores a thread, never all scores.
-    Raises ShapeError, DtypeError, ConfigError, NonFiniteError (first row with NaN or Inf).
+    scores a thread, never all scores; on a GPU the rows and 1 GiB.
+    device "auto": the GPU that queries or gallery lie on, else the CPU; "cuda" and "cuda:N" also take arrays of the
+    host. The answer is the same.
+    Raises ShapeError, DtypeError, ConfigError, NonFiniteError (first row with NaN or Inf), DeviceError.
     """
     depths = depths_of(k)
-    query_rows, gallery_rows = rows_of_one_space(queries, gallery, metric)
+    if device == "auto":
+        device = cuda_place(queries) or cuda_place(gallery) or "cpu"
+    place = "cpu" if device == "cpu" else f"cuda:{cuda_device(device)}"
+    query_rows, gallery_rows = rows_of_one_space(queries, gallery, metric, place)
     classes = Classes(query_rows.shape[0], gallery_rows.shape[0], query_labels, gallery_labels, exclude_self)
     ranks = classes.empty_result()
-    native().rank(
-        resolve_level(), query_rows, gallery_rows, metric, *classes.arguments(), *ranks, usable_threads(threads)
-    )
+    if place != "cpu":
+        from fct_fast.kernels.cuda_rank import rank_on_device
+
+        rank_on_device(query_rows, gallery_rows, metric, classes.arguments(), ranks, place)
+    else:
+        native().rank(
+            resolve_level(), query_rows, gallery_rows, metric, *classes.arguments(), *ranks, usable_threads(threads)
+        )
     return summary_of(ranks[0], ranks[1], depths)
 
 

@@ -22,7 +22,8 @@ FCT_DEVICE T shuffle_xor(T value, int mask) {
 }
 FCT_DEVICE uint32_t ballot(bool vote) { return __ballot_sync(kAllLanes, vote); }
 FCT_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
-FCT_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }  // -1 for none
+FCT_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }    // -1 for none
+FCT_DEVICE int highest_bit(uint32_t bits) { return 31 - __clz(static_cast<int>(bits)); }  // -1 for none
 
 #else
 
@@ -38,6 +39,7 @@ FCT_DEVICE T shuffle_xor(T value, int mask) {
 FCT_DEVICE uint32_t ballot(bool vote) { return shim::current().ballot(vote); }
 FCT_DEVICE int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
 FCT_DEVICE int lowest_bit(uint32_t bits) { return __builtin_ffs(static_cast<int>(bits)) - 1; }
+FCT_DEVICE int highest_bit(uint32_t bits) { return bits == 0 ? -1 : 31 - __builtin_clz(bits); }
 
 #endif
 
