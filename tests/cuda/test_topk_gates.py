@@ -14,6 +14,7 @@ KERNELS = {
     "ScoreExactKernel": (9, 128),
     "ScoreHalfKernel": (3, 128),
     "FusedKernel": (3, 255),
+    "FusedWgmmaKernel": (4, 168),  # what its warpgroups exchange among themselves
     "SeedKernel": (3, 85),
     "SelectKernel": (2, 85),
     "FinishKernel": (12, 85),
@@ -56,6 +57,33 @@ def test_coarse_scores_come_from_the_tensor_cores(sass: dict[tuple[str, str], li
         if name == "FusedKernel":  # no score leaves the chip: one multiply-add and one compare each
             assert names["FFMA"] <= 64 + 8, (arch, mangled)
     assert seen == 2 * 6
+
+
+def test_on_hopper_tiles_come_by_tma_and_scores_from_wgmma(sass: dict[tuple[str, str], list[str]]) -> None:
+    seen = 0
+    for (arch, mangled), instructions in sass.items():
+        if kernel_of(mangled) != "FusedWgmmaKernel":
+            continue
+        seen += 1
+        names = Counter(instruction.split()[0] for instruction in instructions)
+        if arch != "sm_90a":
+            assert len(instructions) < 32, (arch, mangled)  # never launched there
+            continue
+        rows = 256 if "Lb1E" in mangled else 128
+        shape = f"HGMMA.64x{rows}x16.F32" + (".BF16" if "6Bfloat" in mangled else "")
+        assert {n: c for n, c in names.items() if "MMA" in n and not n.startswith("UTMA")} == {shape: 4}, mangled
+        assert names["UTMALDG.2D"] >= 3, mangled  # queries, rows, facts
+        assert not [n for n in names if n.startswith(("LDGSTS", "LDL", "STL"))], mangled
+        assert any(n.startswith("USETMAXREG.TRY_ALLOC") for n in names), mangled
+        assert any(n.startswith("USETMAXREG.DEALLOC") for n in names), mangled
+        assert names["WARPGROUP.DEPBAR.LE"] == 2, mangled  # of the slab before, and of the tile
+        # A score that does not pass costs a product, a multiply-add and a comparison that is or-ed into one predicate a
+        # query; those of the 64 or 128 of a thread that may pass are looked at again.
+        scores = rows // 2
+        assert names["FSETP.GEU.OR"] >= scores - 8, mangled
+        assert names["FMUL"] <= scores + 8, mangled
+        assert names["FFMA"] <= scores * 3 // 2 + 8, mangled
+    assert seen == 2 * KERNELS["FusedWgmmaKernel"][0]
 
 
 def test_exact_scores_use_no_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:

@@ -11,9 +11,8 @@
 // gives the same answer, since keys decide.
 #pragma once
 
-#include "cuda/topk/bound.hpp"
-#include "cuda/topk/candidate_list.hpp"
 #include "cuda/topk/operand_tile.hpp"
+#include "cuda/topk/stripe.hpp"
 
 namespace fct::cuda::topk {
 
@@ -29,51 +28,6 @@ struct FusedArgs {
   Key* lists;  // [queries, stripes, kept], descending; carried on from launch to launch
 };
 
-// The stride of the visiting order: about 0.62 of `tiles`, and prime to it.
-FCT_DEVICE int64_t visiting_stride(int64_t tiles) {
-  for (int64_t stride = tiles * 618 / 1000 + 1; stride < tiles; ++stride) {
-    int64_t a = tiles;
-    int64_t b = stride;
-    while (b != 0) {
-      const int64_t rest = a % b;
-      a = b;
-      b = rest;
-    }
-    if (a == 1) return stride;
-  }
-  return 1;
-}
-
-// The tiles of one stripe in visiting order.
-struct StripeWalk {
-  int64_t tiles;
-  int64_t stride;
-  int64_t at;
-  int64_t stripe;
-  int64_t stripes;
-
-  FCT_DEVICE int64_t first_row() const { return (stripe + at * stripes) * FusedTile::kRows; }
-  FCT_DEVICE void next() {
-    at += stride;
-    if (at >= tiles) at -= tiles;
-  }
-};
-
-// A thread's share of its warp's selection: four queries, each held by the four lanes of a quad alike.
-struct Selection {
-  Key worst[4];        // the list's last key: what a new one must beat
-  float threshold[4];  // no score below can pass
-  float factor[4];
-  float floor[4];
-  int count[4];  // keys in the buffer
-
-  FCT_DEVICE void raise(int q, Key key) {
-    worst[q] = key;
-    const float score = score_of(key);
-    threshold[q] = fmaxf(floor[q], score);  // of a NaN and a number the number; with both NaN everything passes
-  }
-};
-
 template <typename Operand>
 FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared) {
   using Tile = FusedTile;
@@ -87,14 +41,12 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
   const int64_t query_tiles = (args.queries.rows + Tile::kQueries - 1) / Tile::kQueries;
   const int64_t first_query = block_index() % query_tiles * Tile::kQueries;
   const int64_t stripe = block_index() / query_tiles;
-  const int64_t all_tiles = (args.gallery.rows + Tile::kRows - 1) / Tile::kRows;
-  const int64_t tiles = stripe < all_tiles ? (all_tiles - stripe - 1) / args.stripes + 1 : 0;
-  StripeWalk ahead{tiles, visiting_stride(tiles), 0, stripe, args.stripes};
+  StripeWalk ahead = StripeWalk::of(args.gallery.rows, Tile::kRows, stripe, args.stripes);
   StripeWalk walk = ahead;
 
   // Steps run on from tile to tile, so that the pipeline never drains.
   const int tile_steps = depth / Tile::kDepth;
-  const int64_t steps = tiles * tile_steps;
+  const int64_t steps = walk.tiles * tile_steps;
   int ahead_col = 0;
   int ahead_facts = 0;
   const auto start = [&](int64_t step) {
@@ -121,35 +73,11 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
   };
 
   const int warp_query = warp_index() * kWarpQueries;
-  Selection selection;
-  FCT_UNROLL
-  for (int q = 0; q < 4; ++q) {
-    const int64_t query = first_query + warp_query + query_of(q);
-    const bool inside = query < args.queries.rows;
-    selection.count[q] = 0;
-    selection.factor[q] = inside ? args.query_facts[query].factor : 0.0f;
-    selection.floor[q] = inside ? args.query_facts[query].floor : 0.0f;
-    const Key* const list = args.lists + ((inside ? query : 0) * args.stripes + stripe) * args.kept;
-    selection.raise(q, inside ? list[args.kept - 1] : ~kNoKey);  // nothing beats that
-  }
-
-  // Merges the buffers of query q of every quad whose lanes say so.
-  const auto merge = [&](int q, bool wanted) {
-    uint32_t quads = ballot(wanted);
-    while (quads != 0) {
-      const int lane = lowest_bit(quads);
-      quads &= ~(0xfu << (lane & ~3));
-      const int in_warp = 8 * q + lane / 4;
-      const int64_t query = first_query + warp_query + in_warp;
-      Key* const list = args.lists + (query * args.stripes + stripe) * args.kept;
-      const Key worst = merge_buffer(list, args.kept, buffers + (warp_query + in_warp) * kBufferKeys,
-                                     shuffle(selection.count[q], lane));
-      if (lane_index() / 4 == lane / 4) {
-        selection.count[q] = 0;
-        selection.raise(q, worst);
-      }
-    }
-  };
+  const SelectionPlace place{
+      args.query_facts, first_query + warp_query,          args.queries.rows, args.lists, stripe, args.stripes,
+      args.kept,        buffers + warp_query * kBufferKeys};
+  Selection<4> selection;
+  selection.begin(place);
 
   const auto select = [&](const WarpTile<Operand>& tile, int64_t first_row, const RowFacts* row_facts) {
     FCT_UNROLL
@@ -170,15 +98,8 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
         const float score = coarse_score(static_cast<float>(sum), selection.factor[q], row_facts[in_tile]);
         const int64_t row = first_row + in_tile;
         const Key key = key_of(score, args.first_ordinal + static_cast<uint32_t>(row));
-        const bool enters = r >= 0 && row < args.gallery.rows && key > selection.worst[q];
-        const uint32_t quad = ballot(enters) >> (lane_index() & ~3) & 0xfu;
-        if (enters) {
-          const int place = selection.count[q] + count_bits(quad & ((1u << lane_index() % 4) - 1u));
-          buffers[(warp_query + query_of(q)) * kBufferKeys + place] = key;
-        }
-        selection.count[q] += count_bits(quad);
+        selection.offer(place, q, key, r >= 0 && row < args.gallery.rows);
         passing &= passing - 1;
-        merge(q, selection.count[q] > kBufferKeys - 4);  // the quad may bring four more
       }
     }
   };
@@ -210,8 +131,7 @@ FCT_DEVICE void fused_body(const FusedArgs<Operand>& args, unsigned char* shared
     }
   }
   copy_async_wait<0>();
-  FCT_UNROLL
-  for (int q = 0; q < 4; ++q) merge(q, selection.count[q] > 0);
+  selection.end(place);
 }
 
 }  // namespace fct::cuda::topk

@@ -4,6 +4,7 @@
 
 #include "cuda/topk/finish_body.hpp"
 #include "cuda/topk/fused_body.hpp"
+#include "cuda/topk/fused_wgmma_body.hpp"
 #include "cuda/topk/rows_body.hpp"
 #include "cuda/topk/score_exact_body.hpp"
 #include "cuda/topk/score_half_body.hpp"
@@ -44,6 +45,19 @@ struct FusedKernel {
   static constexpr int kThreads = FusedTile::kThreads;
   static constexpr int kBlocks = 2;
   static FCT_DEVICE void run(const Args& args, unsigned char* shared) { fused_body(args, shared); }
+};
+
+// Only for compute capability 9.0.
+template <typename Operand, bool kStreamed>
+struct FusedWgmmaKernel {
+  using Args = FusedWgmmaArgs;
+  static constexpr int kThreads = FusedWgmmaTile<kStreamed>::kThreads;
+  static constexpr int kBlocks = 1;
+  static FCT_DEVICE void run(const Args& args, unsigned char* shared) {
+#if FCT_HOPPER
+    fused_wgmma_body<Operand, kStreamed>(args, shared);
+#endif
+  }
 };
 
 template <Metric metric>

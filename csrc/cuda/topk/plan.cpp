@@ -42,6 +42,15 @@ int64_t select_stripes(int64_t queries, int64_t chunk_rows, const DeviceFacts& d
   return std::clamp<int64_t>(2 * device.multiprocessors / queries, 1, std::max<int64_t>(chunk_rows / kStripeScores, 1));
 }
 
+// A block a multiprocessor.
+int64_t wgmma_stripes(const Shape& shape, int64_t query_block, int64_t chunk_rows, const DeviceFacts& device) {
+  using Tile = FusedWgmmaTile<false>;
+  const int64_t query_tiles = (query_block + Tile::kQueries - 1) / Tile::kQueries;
+  const int64_t tile_rows = streams_queries(shape.cols) ? FusedWgmmaTile<true>::kRows : Tile::kRows;
+  const int64_t tiles = (chunk_rows + tile_rows - 1) / tile_rows;
+  return std::clamp<int64_t>(device.multiprocessors / query_tiles, 1, std::max<int64_t>(tiles / kStripeTiles, 1));
+}
+
 int64_t fused_stripes(const Shape& shape, int64_t query_block, int64_t chunk_rows, const DeviceFacts& device) {
   const int64_t resident = std::max<int64_t>(device.shared_bytes / FusedTile::shared_bytes(operand_cols_of(shape)), 1);
   const int64_t query_tiles = (query_block + FusedTile::kQueries - 1) / FusedTile::kQueries;
@@ -52,8 +61,10 @@ int64_t fused_stripes(const Shape& shape, int64_t query_block, int64_t chunk_row
 
 Path choose_path(const Shape& shape, const DeviceFacts& device) {
   if (!shape.coarse) return Path::exact;
-  const bool fits = FusedTile::shared_bytes(operand_cols_of(shape)) <= device.shared_bytes;
-  const bool wins = shape.k <= kFusedMaxK && shape.cols <= kFusedMaxCols && shape.queries >= kFusedMinQueries;
+  const bool on_wgmma = !shape.bytes && fits_wgmma(device);
+  const bool fits = on_wgmma || FusedTile::shared_bytes(operand_cols_of(shape)) <= device.shared_bytes;
+  const bool wins =
+      shape.k <= kFusedMaxK && shape.queries >= kFusedMinQueries && (shape.cols <= kFusedMaxCols || on_wgmma);
   return fits && wins ? Path::fused : Path::tiled;
 }
 
@@ -83,13 +94,18 @@ void set_pieces(const Shape& shape, const DeviceFacts& device, int64_t shrink, P
   if (plan.path == Path::exact) return;
   plan.query_block = block;
   plan.chunk_rows = piece(plan.path == Path::fused ? kFusedChunkRows : kTiledChunkRows);
-  plan.stripes = plan.path == Path::fused ? fused_stripes(shape, block, plan.chunk_rows, device)
-                                          : select_stripes(block, plan.chunk_rows, device);
+  plan.stripes = plan.wgmma                 ? wgmma_stripes(shape, block, plan.chunk_rows, device)
+                 : plan.path == Path::fused ? fused_stripes(shape, block, plan.chunk_rows, device)
+                                            : select_stripes(block, plan.chunk_rows, device);
 }
 
 const char* name_of(Path path) { return path == Path::exact ? "exact" : path == Path::tiled ? "tiled" : "fused"; }
 
 }  // namespace
+
+bool fits_wgmma(const DeviceFacts& device) {
+  return device.compute == 90 && device.shared_bytes >= FusedWgmmaTile<false>::kSharedBytes;
+}
 
 // int8 allows for an error of 0.013 to 0.015 of a cosine. Of 10 million rows in random directions, k = 10, so near lie
 // 1.2 k further rows in 128 dimensions and 4.2 k in 512 (computed, not measured); where more do, the exact kernels take
@@ -104,6 +120,7 @@ Plan make_plan(const Shape& shape, const DeviceFacts& device, int64_t scratch_li
   plan.path = choose_path(shape, device);
   if (plan.path != Path::exact) {
     choose_operand(shape, plan);
+    plan.wgmma = plan.path == Path::fused && !plan.bytes && fits_wgmma(device);
     plan.kept = kept_for(shape.k, plan.bytes);
   }
   // Pieces are halved until they fit; the smallest ones are taken whatever they need.
@@ -118,7 +135,7 @@ Plan make_plan(const Shape& shape, const DeviceFacts& device, int64_t scratch_li
 
 std::string Plan::describe() const {
   const auto number = [](int64_t value) { return std::to_string(value); };
-  std::string text = std::string("topk ") + name_of(path);
+  std::string text = std::string("topk ") + name_of(path) + (wgmma ? " on wgmma" : "");
   if (path != Path::exact) {
     text += std::string(", ") +
             (bytes                    ? "int8"

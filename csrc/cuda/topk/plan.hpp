@@ -36,7 +36,8 @@ struct Plan {
   Dtype operand = Dtype::f16;
   bool packed = false;  // operands are made of the gallery's rows, chunk by chunk; else they are the rows as they lie
   int rounded_sides = 0;
-  int64_t kept = 0;  // candidates a query that are scored exactly
+  bool wgmma = false;  // the fused path runs on sm_90a's instructions; same result
+  int64_t kept = 0;    // candidates a query that are scored exactly
   int64_t query_block = 0;
   int64_t chunk_rows = 0;
   int64_t stripes = 0;  // lists a query that are filled side by side
@@ -52,6 +53,9 @@ struct Plan {
 // Throws ShapeError for what cannot be searched. `scratch_limit` bounds scratch_bytes as far as one query and one tile
 // of rows allow.
 Plan make_plan(const Shape& shape, const DeviceFacts& device, int64_t scratch_limit);
+
+// Whether the device can take the fused path on wgmma.
+bool fits_wgmma(const DeviceFacts& device);
 
 // Candidates that a coarse search for k keeps: the margin decides how often a proof fails, never the answer.
 int64_t kept_for(int64_t k, bool bytes);

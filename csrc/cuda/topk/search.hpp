@@ -157,6 +157,10 @@ class Search {
   }
 
   void select_fused(const Rows<Operand>& queries, const Rows<Operand>& chunk, int64_t first) {
+    if constexpr (std::is_same_v<Operand, Half> || std::is_same_v<Operand, Bfloat>) {
+      if (plan_.wgmma && streams_queries(cols_)) return select_wgmma<true>(queries, chunk, first);
+      if (plan_.wgmma) return select_wgmma<false>(queries, chunk, first);
+    }
     const FusedArgs<Operand> args{.queries = queries,
                                   .query_facts = scratch_.query_facts,
                                   .gallery = chunk,
@@ -168,6 +172,33 @@ class Search {
     const int64_t query_tiles = (queries.rows + FusedTile::kQueries - 1) / FusedTile::kQueries;
     device_.template launch<FusedKernel<Operand>>(query_tiles * plan_.stripes, FusedTile::shared_bytes(operand_cols_),
                                                   args);
+  }
+
+  template <bool kStreamed>
+  void select_wgmma(const Rows<Operand>& queries, const Rows<Operand>& chunk, int64_t first) {
+    using Tile = FusedWgmmaTile<kStreamed>;
+    const auto map_of = [](const Rows<Operand>& rows, int box_rows) {
+      const int64_t stride = rows.rows > 1 ? rows.stride : operand_stride_of(rows.cols);
+      return tensor_map({rows.data, rows.rows, rows.cols, stride, kOperandBytes, box_rows});
+    };
+    constexpr int64_t kFactCols = kBoxRowBytes / 4;
+    const int64_t fact_rows = (chunk.rows + Tile::kFactRows - 1) / Tile::kFactRows;
+    const FusedWgmmaArgs args{
+        .queries = map_of(queries, Tile::kQueries),
+        .gallery = map_of(chunk, Tile::kRows),
+        .facts = tensor_map({scratch_.row_facts, fact_rows, kFactCols, kFactCols, 4, Tile::kRows / Tile::kFactRows}),
+        .query_facts = scratch_.query_facts,
+        .query_count = queries.rows,
+        .rows = chunk.rows,
+        .first_ordinal = static_cast<uint32_t>(first),
+        .kept = static_cast<int32_t>(plan_.kept),
+        .slabs = Tile::slabs(queries.cols),
+        .stages = Tile::stages(queries.cols),
+        .stripes = plan_.stripes,
+        .lists = scratch_.coarse_lists.stripes};
+    const int64_t query_tiles = (queries.rows + Tile::kQueries - 1) / Tile::kQueries;
+    device_.template launch<FusedWgmmaKernel<Operand, kStreamed>>(query_tiles * plan_.stripes,
+                                                                  Tile::shared_bytes(queries.cols, args.stages), args);
   }
 
   void score_tiled(const Rows<Operand>& queries, const Rows<Operand>& chunk) {

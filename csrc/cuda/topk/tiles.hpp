@@ -81,6 +81,50 @@ struct FusedTile {
   }
 };
 
+// The fused kernel of sm_90a. Operands lie in slabs of 64 columns, rows of 128 bytes, as wgmma reads them. Queries stay
+// in shared memory where they fit it; else they are `streamed`, slab by slab beside the rows, of which a tile then has
+// twice as many.
+template <bool kStreamed>
+struct FusedWgmmaTile {
+  static constexpr int kConsumers = 2;  // warpgroups, each with half of the queries; one more loads
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kQueries = 64 * kConsumers;
+  static constexpr int kRows = kStreamed ? 256 : 128;
+  static constexpr int kSlabCols = 64;
+  static constexpr int kQuerySlabBytes = kQueries * 128;
+  static constexpr int kRowSlabBytes = kRows * 128;
+  static constexpr int kStageBytes = kRowSlabBytes + (kStreamed ? kQuerySlabBytes : 0);
+  static constexpr int kLeastStages = 3;
+  static constexpr int kMostStages = 8;
+  static constexpr int kFactStages = kStreamed ? 2 : 4;
+  static constexpr int kFactBytes = kRows * static_cast<int>(sizeof(RowFacts));
+  static constexpr int kFactRows = 16;  // rows whose facts are a box's row of 128 bytes
+  static constexpr int kBufferBytes = kQueries * kBufferKeys * static_cast<int>(sizeof(Key));
+  static constexpr int kBarriers = 2 * kMostStages + kFactStages + kConsumers + 1;
+  static constexpr int64_t kSharedBytes = 227 << 10;  // of compute capability 9.0
+
+  FCT_HOST_DEVICE static constexpr int slabs(int64_t cols) {
+    return static_cast<int>((cols + kSlabCols - 1) / kSlabCols);
+  }
+  FCT_HOST_DEVICE static constexpr int64_t query_bytes(int64_t cols) {
+    return kStreamed ? 0 : slabs(cols) * kQuerySlabBytes;
+  }
+  // Queries, stages, facts of the tiles under way, buffers, barriers.
+  FCT_HOST_DEVICE static constexpr int64_t shared_bytes(int64_t cols, int stages) {
+    return query_bytes(cols) + stages * kStageBytes + kFactStages * kFactBytes + kBufferBytes + kBarriers * 8;
+  }
+  // 0 where rows are too wide.
+  FCT_HOST_DEVICE static constexpr int stages(int64_t cols) {
+    for (int count = kMostStages; count >= kLeastStages; --count) {
+      if (shared_bytes(cols, count) <= kSharedBytes) return count;
+    }
+    return 0;
+  }
+};
+
+// Whether queries of so many columns are too wide to stay.
+FCT_HOST_DEVICE constexpr bool streams_queries(int64_t cols) { return FusedWgmmaTile<false>::stages(cols) == 0; }
+
 struct SelectBlock {
   static constexpr int kThreads = 256;
   static constexpr int kDigitBits = 11;

@@ -8,8 +8,9 @@ namespace fct::cuda::topk {
 namespace {
 
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks) topk_kernel(const typename Kernel::Args args) {
-  extern __shared__ __align__(16) unsigned char shared[];
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    topk_kernel(const __grid_constant__ typename Kernel::Args args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
   Kernel::run(args, shared);
 }
 

@@ -32,15 +32,22 @@ Shape shape(int64_t queries, int64_t rows, int64_t cols, int64_t k, Dtype dtype 
 void check_paths() {
   const Plan fused = make_plan(shape(1024, 10'000'000, 128, 10), kH200, kLimit);
   CHECK(fused.path == Path::fused && !fused.packed && fused.rounded_sides == 0);
-  // Enough blocks for every multiprocessor, and no wave that is nearly empty.
-  CHECK(fused.stripes * (1024 / FusedTile::kQueries) >= 132);
+  // One wave of blocks that is nearly full, on either kernel.
+  CHECK(fused.wgmma && fused.stripes * (1024 / FusedWgmmaTile<false>::kQueries) == 128);
+  DeviceFacts other = kH200;
+  other.compute = 100;  // what is compiled for sm_90a runs on 9.0 alone
+  const Plan generic = make_plan(shape(1024, 10'000'000, 128, 10), other, kLimit);
+  CHECK(generic.path == Path::fused && !generic.wgmma);
+  CHECK(generic.stripes * (1024 / FusedTile::kQueries) >= 132);
   CHECK(make_plan(shape(1024, 10'000'000, 128, 128), kH200, kLimit).path == Path::fused);
   CHECK(make_plan(shape(1024, 10'000'000, 128, 129), kH200, kLimit).path == Path::tiled);
-  CHECK(make_plan(shape(1024, 10'000'000, 1024, 10), kH200, kLimit).path == Path::tiled);
+  CHECK(make_plan(shape(1024, 10'000'000, 1024, 10), kA10, kLimit).path == Path::tiled);
   CHECK(make_plan(shape(1, 10'000'000, 128, 10), kH200, kLimit).path == Path::tiled);
   // Queries of 512 dims fit the shared memory of one device and not of the other.
   CHECK(make_plan(shape(1024, 100'000, 512, 10), kH200, kLimit).path == Path::fused);
   CHECK(make_plan(shape(1024, 100'000, 512, 10), kA10, kLimit).path == Path::tiled);
+  CHECK(make_plan(shape(1024, 100'000, 512, 10), kH200, kLimit).wgmma && !streams_queries(512));
+  CHECK(make_plan(shape(1024, 100'000, 2000, 10), kH200, kLimit).wgmma && streams_queries(513));
   Shape exact = shape(1024, 100'000, 128, 10);
   exact.coarse = false;
   CHECK(make_plan(exact, kH200, kLimit).path == Path::exact);
@@ -88,8 +95,15 @@ void check_bounds() {
               CHECK(plan.kept >= k + 16 && plan.kept + k <= 8192);
               CHECK(plan.query_block >= 1 && plan.chunk_rows >= 128 && plan.chunk_rows % 128 == 0);
               CHECK(plan.stripes >= 1 && plan.query_block * plan.stripes < (int64_t{1} << 31));
-              if (plan.path == Path::fused)
-                CHECK(FusedTile::shared_bytes(operand_cols_of(plan, cols)) <= device.shared_bytes);
+              CHECK(plan.wgmma == (plan.path == Path::fused && !plan.bytes && fits_wgmma(device)));
+              if (plan.path != Path::fused) continue;
+              using Resident = FusedWgmmaTile<false>;
+              using Streamed = FusedWgmmaTile<true>;
+              const int64_t on_wgmma = streams_queries(cols) ? Streamed::shared_bytes(cols, Streamed::stages(cols))
+                                                             : Resident::shared_bytes(cols, Resident::stages(cols));
+              CHECK(Streamed::stages(cols) == 3);
+              const int64_t shared = plan.wgmma ? on_wgmma : FusedTile::shared_bytes(operand_cols_of(plan, cols));
+              CHECK(shared <= device.shared_bytes);
             }
           }
         }
@@ -115,7 +129,7 @@ void check_errors() {
 
 void check_text() {
   const std::string text = make_plan(shape(1024, 10'000'000, 128, 10), kH200, kLimit).describe();
-  CHECK(text.find("topk fused, fp16 in place, keeps 32, 1024 queries x 1048576 rows in 33 stripes") == 0);
+  CHECK(text.find("topk fused on wgmma, fp16 in place, keeps 32, 1024 queries x 1048576 rows in 16 stripes") == 0);
   CHECK(make_plan(shape(1, 100, 128, 2048), kH200, kLimit).describe().size() < 250);
 }
 

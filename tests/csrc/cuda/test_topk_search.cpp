@@ -10,8 +10,10 @@ namespace {
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr uint32_t kRandomShapes = 30;  // each switch of fibers is slow under it
+constexpr int64_t kWgmmaEvery = 5;      // searches, of which one is made on wgmma too
 #else
 constexpr uint32_t kRandomShapes = 120;
+constexpr int64_t kWgmmaEvery = 2;
 #endif
 
 class Draw {
@@ -94,6 +96,19 @@ int64_t g_runs = 0;
 int64_t g_unproved = 0;
 int64_t g_bytes = 0;
 int64_t g_turns = 0;
+int64_t g_wgmma = 0;
+
+// The fused path on wgmma; its blocks are many fibers, so not each time.
+void check_wgmma(Case c, const Stored& queries, const Stored& gallery,
+                 const std::vector<std::vector<Result>>& expected) {
+  if (g_wgmma++ % kWgmmaEvery != 0 || !fits_wgmma(c.device)) return;
+  c.coarse = c.wgmma = true;
+  c.bytes = false;
+  c.path = static_cast<int>(Path::fused);
+  const Found found = run(c, queries.view, gallery.view);
+  CHECK(found.plan.wgmma);
+  check_result(c, queries, gallery, found, expected);
+}
 
 // All three paths. Where the metric can be scored in int8, one of the two coarse paths is, by turns.
 void check_paths(Case c, const Stored& queries, const Stored& gallery) {
@@ -109,6 +124,7 @@ void check_paths(Case c, const Stored& queries, const Stored& gallery) {
     check_result(c, queries, gallery, found, expected);
     g_unproved += found.unproved;
   }
+  check_wgmma(c, queries, gallery, expected);
 }
 
 void check_random(uint32_t seed) {
@@ -165,6 +181,25 @@ void check_many_queries() {
   check_paths(small, queries, gallery);
 }
 
+// Rows on both sides of where queries no longer stay in shared memory; for both consumers, with a tile that is not
+// full.
+void check_wide_rows() {
+  for (int64_t cols : {512, 700}) {
+    const Dtype dtype = cols == 512 ? Dtype::f16 : Dtype::bf16;
+    const Stored queries = store(normal_values(70 * cols, 1), 70, cols, dtype);
+    const Stored gallery = store(normal_values(600 * cols, 2), 600, cols, dtype, 0, (8 - cols % 8) % 8);
+    const Case one{.metric = Metric::cosine, .k = 10, .path = 2, .wgmma = true, .stripes = 1};
+    const auto expected = expect(one, queries, gallery);
+    for (uint32_t seed : {1, 2, 3}) {
+      Case c = one;
+      c.seed = seed;
+      const Found found = run(c, queries.view, gallery.view);
+      check_result(c, queries, gallery, found, expected);
+      CHECK(found.plan.wgmma && found.unproved == 0);  // scores that are wrong would not be proved
+    }
+  }
+}
+
 // The order of a stripe's tiles, and buffers that fill again and again.
 void check_sorted_galleries() {
   const std::vector<float> query = normal_values(16, 1);
@@ -211,6 +246,13 @@ void check_proofs() {
       CHECK(in_bytes.plan.bytes && in_bytes.unproved == 0);
     }
   }
+  // On wgmma, where a block has four times sixteen queries and as many again.
+  const Stored many = store(normal_values(100 * 200, 5), 100, 200, Dtype::f16);
+  const Stored wide = store(normal_values(rows * 200, 6), rows, 200, Dtype::f16);
+  for (Metric metric : {Metric::cosine, Metric::inner_product, Metric::l2}) {
+    const Case c{.metric = metric, .k = 10, .path = 2, .wgmma = true, .chunk_rows = 384, .stripes = 1};
+    CHECK(check_case(c, many, wide).unproved == 0);
+  }
   // Hopeless rows fill the list of a gallery with few numbers in it; that is proved too.
   std::vector<float> values = normal_values(rows * cols, 3);
   for (int64_t r = 0; r < rows; ++r) {
@@ -251,6 +293,7 @@ int main(int argc, char** argv) {
   for (uint32_t seed = 1; seed <= kRandomShapes; ++seed) check_random(seed);
   check_large_k();
   check_many_queries();
+  check_wide_rows();
   check_sorted_galleries();
   check_wide_offsets();
   check_proofs();

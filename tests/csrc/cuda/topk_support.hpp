@@ -158,6 +158,7 @@ struct Case {
   bool bytes = false;  // coarse scores are in int8
   DeviceFacts device{.compute = 90, .multiprocessors = 4, .shared_bytes = 227 << 10, .memory_bytes = int64_t{1} << 30};
   int path = -1;           // the plan's choice, or a Path
+  bool wgmma = false;      // the fused path on sm_90a's instructions
   int64_t chunk_rows = 0;  // the plan's, or so many
   int64_t stripes = 0;
   int64_t kept = 0;
@@ -200,6 +201,7 @@ inline Found run(const Case& c, const MatrixView& queries, const MatrixView& gal
     Plan plan = make_plan(shape, c.device, c.scratch_limit);
     if (c.path >= 0 && plan.path != Path::exact) plan.path = static_cast<Path>(c.path);
     if (c.chunk_rows) plan.chunk_rows = plan.exact_chunk_rows = c.chunk_rows;
+    plan.wgmma = c.wgmma && plan.path == Path::fused;
     if (c.stripes) plan.stripes = plan.exact_stripes = c.stripes;
     if (c.kept && plan.kept) plan.kept = c.kept;
     plan.scratch_bytes = place_scratch(plan, rows.cols, c.k, nullptr).bytes;
@@ -226,8 +228,9 @@ inline std::string name(const Case& c, const MatrixView& queries, const MatrixVi
          " rows " + std::to_string(gallery.rows) + " cols " + std::to_string(gallery.cols) + " k " +
          std::to_string(c.k) + " dtypes " + std::to_string(static_cast<int>(queries.dtype)) +
          std::to_string(static_cast<int>(gallery.dtype)) + " path " + std::to_string(c.path) +
-         (c.bytes ? " int8" : "") + " chunk " + std::to_string(c.chunk_rows) + " stripes " + std::to_string(c.stripes) +
-         " kept " + std::to_string(c.kept) + " pieces " + std::to_string(c.pieces) + " seed " + std::to_string(c.seed);
+         (c.wgmma ? " wgmma" : "") + (c.bytes ? " int8" : "") + " chunk " + std::to_string(c.chunk_rows) + " stripes " +
+         std::to_string(c.stripes) + " kept " + std::to_string(c.kept) + " pieces " + std::to_string(c.pieces) +
+         " seed " + std::to_string(c.seed);
 }
 
 // Same bits as the oracle, ids included.

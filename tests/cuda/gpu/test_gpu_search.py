@@ -39,6 +39,16 @@ def test_the_cpus_answer_over_shapes(metric, k, precision):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [64, 128, 512, 520, 768, 1536])
+def test_many_queries_over_rows_as_they_lie(metric, dim):
+    """float16 as stored, queries in several tiles: on compute capability 9.0 by TMA and wgmma, wide ones streamed."""
+    draw = generator(dim)
+    queries, gallery = (draw.standard_normal((rows, dim), dtype=np.float32).astype(np.float16) for rows in (300, 40000))
+    for k in (1, 100, 128):
+        check(queries, gallery, k, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_worst_galleries(metric):
     queries, gallery = rows_of(70, 64, 1), rows_of(30000, 64, 2)
     by_score = gallery[np.argsort(gallery @ queries[0])]
