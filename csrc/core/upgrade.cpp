@@ -43,12 +43,7 @@ int64_t fitting_rows(const PackedTransform& packed, int64_t element_bytes) {
   return std::clamp(fitting, kMinBlockRows, kMaxBlockRows);
 }
 
-// Rows of a block, so that blocks of at most `most` rows are all but equal, and as many for each of the threads.
-int64_t even_rows(int64_t rows, int64_t most, int threads) {
-  const int64_t rounds = (rows + most * threads - 1) / (most * threads);
-  const int64_t even = (rows + rounds * threads - 1) / (rounds * threads);
-  return std::clamp<int64_t>((even + kRowMultiple - 1) / kRowMultiple * kRowMultiple, 1, most);
-}
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void check(const PackedTransform& packed, CpuLevel level, const UpgradeCall& call) {
   const auto want = [](const char* name, int64_t rows, int64_t cols, int64_t want_rows, int64_t want_cols) {
@@ -82,17 +77,18 @@ int useful_threads(const PackedTransform& packed, int64_t rows, int threads) {
   return static_cast<int>(std::clamp<int64_t>(time / kThreadTime, 1, std::max(threads, 1)));
 }
 
-// run(first row, rows) for each block of rows. `element_bytes`: of an activation.
+// run(first row, rows) for each block of rows: at most `most`, as many blocks for each thread, and all but equal, so
+// that no thread waits for another's last block. `most` is a multiple of kRowMultiple.
 template <typename Run>
-void share_rows(const PackedTransform& packed, int64_t element_bytes, const UpgradeCall& call, int threads,
-                const StopFn& stop, Run run) {
-  const int64_t step = even_rows(std::max<int64_t>(call.old.rows, 1), fitting_rows(packed, element_bytes), threads);
-  const int64_t blocks = (call.old.rows + step - 1) / step;
+void share_rows(int64_t rows, int64_t most, int threads, const StopFn& stop, Run run) {
+  const int64_t tiles = ceil_div(rows, kRowMultiple);
+  const int64_t blocks = std::min(tiles, ceil_div(rows, most * threads) * threads);
   parallel_for(
       blocks, threads,
       [&](int64_t block, int) {
-        const int64_t first = block * step;
-        run(first, std::min(step, call.old.rows - first));
+        const int64_t first = tiles * block / blocks * kRowMultiple;
+        const int64_t end = std::min(rows, tiles * (block + 1) / blocks * kRowMultiple);
+        run(first, end - first);
       },
       stop);
 }
@@ -106,8 +102,8 @@ void share_columns(const PackedTransform& packed, CpuLevel level, const UpgradeC
     const PackedLayer* const layer = block.layer_of(step);
     const int64_t panels = layer ? layer->panel_count() : 1;
     const int64_t least = layer ? kTaskPanels * panel_time(*layer, rows) : kTaskTime;
-    task_panels.push_back(kTaskPanels * ((kTaskTime + least - 1) / least));
-    tasks.push_back((panels + task_panels.back() - 1) / task_panels.back());
+    task_panels.push_back(kTaskPanels * ceil_div(kTaskTime, least));
+    tasks.push_back(ceil_div(panels, task_panels.back()));
   }
   run_stages(
       tasks, threads,
@@ -126,11 +122,11 @@ void upgrade_rows(const PackedTransform& packed, CpuLevel level, const UpgradeCa
   constexpr int64_t kBytes = sizeof(typename Engine::Element);
   const int64_t rows = call.old.rows;
   if (threads > 1 && rows > 0 && rows <= kColumnBlocks * threads * fitting_rows(packed, kBytes)) {
-    const int64_t step = even_rows(rows, kMaxBlockRows, 1);
-    for (int64_t first = 0; first < rows; first += step)
-      share_columns<Engine>(packed, level, call, first, std::min(step, rows - first), threads, stop);
+    share_rows(rows, kMaxBlockRows, 1, stop, [&](int64_t first, int64_t count) {
+      share_columns<Engine>(packed, level, call, first, count, threads, stop);
+    });
   } else {
-    share_rows(packed, kBytes, call, threads, stop, [&](int64_t first, int64_t count) {
+    share_rows(rows, fitting_rows(packed, kBytes), threads, stop, [&](int64_t first, int64_t count) {
       BlockUpgrade<Engine>(packed, level, call, first, count).run_all();
     });
   }
