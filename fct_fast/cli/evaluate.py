@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fct_fast.cli.options import Json, Metric, Threads, counts
+from fct_fast.cli.options import Device, Json, Metric, Threads, counts
 from fct_fast.cli.output import print_facts, print_json
 from fct_fast.report.text import amount, percent, span
 
@@ -29,6 +29,7 @@ def run(
     k: Annotated[Any, typer.Option("--k", parser=counts, metavar="K,K", help="Depths of CMC@k.")] = "1,5",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N queries.")] = None,
     threads: Threads = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure retrieval exactly: CMC@k and mAP over the full ranking."""
@@ -48,6 +49,7 @@ def run(
         exclude_self=gallery_labels is None,
         k=k,
         threads=threads,
+        device=device,
     )
     seconds = time.perf_counter() - start
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fct_fast.cli.options import Json, Metric, MetricName, Overwrite, Threads
+from fct_fast.cli.options import Device, Json, Metric, MetricName, Overwrite, Threads
 from fct_fast.cli.output import may_overwrite, print_json, print_line
 from fct_fast.report.text import amount, span
 
@@ -37,6 +37,7 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N queries.")] = None,
     threads: Threads = None,
+    device: Device = "auto",
     yes: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -54,11 +55,11 @@ def run(
     asked = read_rows(queries, limit)
     start = time.perf_counter()
     if gallery is not None:
-        rows, (scores, ids) = _stored(asked, gallery, k, metric, threads)
+        rows, (scores, ids) = _stored(asked, gallery, k, metric, threads, device)
     else:
         assert bundle is not None
         assert old is not None
-        rows, (scores, ids) = _upgraded(asked, bundle, old, side, k, metric, threads)
+        rows, (scores, ids) = _upgraded(asked, bundle, old, side, k, metric, threads, device)
     seconds = time.perf_counter() - start
     names = read_ids(gallery or old, rows)  # type: ignore[arg-type]
     if names is not None:
@@ -82,21 +83,28 @@ def run(
 
 
 def _stored(
-    queries: Array, gallery: Path, k: int, metric: MetricName, threads: int | None
+    queries: Array, gallery: Path, k: int, metric: MetricName, threads: int | None, device: str
 ) -> tuple[int, tuple[Array, Array]]:
     from fct_fast.cli.arrays import read_rows
     from fct_fast.search import topk
 
     rows = read_rows(gallery)
-    return len(rows), topk(queries, rows, k, metric=metric, threads=threads)
+    return len(rows), topk(queries, rows, k, metric=metric, threads=threads, device=device)
 
 
 def _upgraded(
-    queries: Array, bundle: Path, old: Path, side: Path | None, k: int, metric: MetricName, threads: int | None
+    queries: Array,
+    bundle: Path,
+    old: Path,
+    side: Path | None,
+    k: int,
+    metric: MetricName,
+    threads: int | None,
+    device: str,
 ) -> tuple[int, tuple[Array, Array]]:
     from fct_fast.cli.arrays import read_rows
     from fct_fast.upgrader import Upgrader
 
-    up = Upgrader(bundle, threads=threads)
+    up = Upgrader(bundle, device=device, threads=threads)
     rows = read_rows(old)
     return len(rows), up.search(queries, rows, None if side is None else read_rows(side), k=k, metric=metric)

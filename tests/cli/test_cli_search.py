@@ -107,3 +107,18 @@ def test_evaluate_for_people(world: World, run: Run) -> None:
     assert "1,199, 1 skipped" in told.out
     assert "query i is row i, left out" in told.out
     assert [line.split()[0] for line in told.out.splitlines()[:3]] == ["CMC@1", "CMC@5", "mAP"]
+
+
+def test_a_device_that_is_not_there_is_a_sentence(world: World, run: Run) -> None:
+    words = {
+        "search": ("search", "--queries", world / "new.npy", "--gallery", world / "new.npy"),
+        "on the fly": (
+            *("search", "--queries", world / "new.npy", "--bundle", world / "h.safetensors"),
+            *("--old", world / "old.npy", "--side", world / "side.npy"),
+        ),
+        "evaluate": ("evaluate", "--queries", world / "new.npy", "--query-labels", world / "labels.npy"),
+    }
+    for verb in words.values():
+        run(*verb, "--json", "--device", "cuda").failed(1, "FCT_FAST_CUDA_UNVERIFIED=1 turns them on")
+        run(*verb, "--json", "--device", "gpu").failed(2, "'gpu'")
+        assert run(*verb, "--json", "--device", "cpu").code == 0
