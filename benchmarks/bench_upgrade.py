@@ -47,10 +47,8 @@ def add_rates(record: Record, spec: TransformSpec, up: Upgrader, n: int, ours: f
             return native().peak_rate(up.level, up.precision, threads, PEAK_SECONDS)
 
         # A peak is what there is at best: a disturbed moment does not lower it.
-        turns = [
-            [native().peak_rate(up.level, up.precision, t, PEAK_SECONDS) for t in (1, up.threads)] for _ in range(5)
-        ]
-        one, all_threads = (2 * max(rates) for rates in zip(*turns, strict=True))
+        rates = [(peak(1), peak(up.threads)) for _ in range(5)]
+        one, all_threads = (2 * max(found) for found in zip(*rates, strict=True))
         record.figures |= {
             "register peak, GFLOP/s": all_threads / 1e9,
             "peak of all threads over that of one": all_threads / one,
