@@ -72,6 +72,7 @@ import os, signal, threading, time
 import numpy as np
 from fct_fast import Upgrader
 from fct_fast.spec import Branch, Layer, TransformSpec
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits that it is ignored
 layers = tuple(Layer(np.eye(2048, dtype=np.float32), np.zeros(2048, np.float32), True) for _ in range(40))
 up = Upgrader(TransformSpec(2048, 0, 2048, (Branch("old", ()),), layers))
 old = np.ones((40000, 2048), np.float32)
