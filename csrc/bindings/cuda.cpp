@@ -7,8 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "bindings/bindings.hpp"
-#include "bindings/cuda_library.hpp"
+#include "bindings/cuda_call.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/source_reader.hpp"
 
@@ -124,9 +123,8 @@ class CudaUpgrade {
     const MutableMatrixView out_rows = out_array.mutable_matrix();
     FctCudaUpgradeCall call{};
     call.rows = old_rows.rows;
-    call.old_rows = {const_cast<unsigned char*>(old_rows.data), old_rows.row_stride,
-                     static_cast<int32_t>(old_rows.dtype), 0};
-    call.out = {out_rows.data, out_rows.row_stride, static_cast<int32_t>(out_rows.dtype), 0};
+    call.old_rows = cuda_rows(old_rows);
+    call.out = cuda_rows(out_rows);
     if (out_rows.rows != call.rows) throw ShapeError("out has another number of rows than old");
     if (old_rows.cols != old_dim_ || out_rows.cols != new_dim_)
       throw ShapeError("old has rows of " + std::to_string(old_rows.cols) + " values and out of " +
@@ -140,7 +138,7 @@ class CudaUpgrade {
         throw ShapeError("side has rows of " + std::to_string(rows.cols) + " values, expected " +
                          std::to_string(side_dim_));
       check_apart(out_rows, rows, "side");
-      call.side = {const_cast<unsigned char*>(rows.data), rows.row_stride, static_cast<int32_t>(rows.dtype), 0};
+      call.side = cuda_rows(rows);
     }
     if (!uncertainty.is_none())
       call.uncertainty = uncertainty_array.emplace(uncertainty, "uncertainty", true, place).vector<float>(call.rows);
@@ -149,13 +147,8 @@ class CudaUpgrade {
     call.stream = reinterpret_cast<void*>(stream.value_or(0));
     call.like_rows = like_rows;
     call.threads = threads;
-    run_released([&](const StopFn& stop) {
-      call.stop = [](void* context) -> int32_t { return (*static_cast<const StopFn*>(context))(); };
-      call.stop_context = const_cast<StopFn*>(&stop);
-      FctCudaError error;
-      const int32_t code =
-          stream ? library_.upgrade_run(upgrade_, &call, &error) : library_.upgrade_run_host(upgrade_, &call, &error);
-      check_cuda(code, error);
+    call_cuda(call, [&](FctCudaUpgradeCall* run, FctCudaError* error) {
+      return stream ? library_.upgrade_run(upgrade_, run, error) : library_.upgrade_run_host(upgrade_, run, error);
     });
     return py::make_tuple(call.chunk_rows, call.planned_chunk_rows);
   }

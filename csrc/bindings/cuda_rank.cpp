@@ -2,8 +2,7 @@
 
 #include <string>
 
-#include "bindings/bindings.hpp"
-#include "bindings/cuda_library.hpp"
+#include "bindings/cuda_call.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/metric.hpp"
 #include "bindings/rank_arrays.hpp"
@@ -12,14 +11,6 @@ namespace fct::python {
 namespace {
 
 namespace py = pybind11;
-
-static_assert(static_cast<int32_t>(Metric::cosine) == FCT_CUDA_COSINE &&
-              static_cast<int32_t>(Metric::inner_product) == FCT_CUDA_INNER_PRODUCT &&
-              static_cast<int32_t>(Metric::l2) == FCT_CUDA_L2);
-
-FctCudaRows rows_of(const MatrixView& view) {
-  return {const_cast<unsigned char*>(view.data), view.row_stride, static_cast<int32_t>(view.dtype), 0};
-}
 
 // Queries and gallery on the device, classes and results on the host. Returns the bytes of scratch.
 int64_t cuda_rank(int32_t device, const py::object& queries, const py::object& gallery, const std::string& metric,
@@ -33,8 +24,8 @@ int64_t cuda_rank(int32_t device, const py::object& queries, const py::object& g
   const RankArrays arrays(query_rows.rows, gallery_rows.rows, query_classes, class_starts, class_rows, exclude_self,
                           first_rank, average_precision, positives);
   FctCudaRankCall call{};
-  call.queries = rows_of(query_rows);
-  call.gallery = rows_of(gallery_rows);
+  call.queries = cuda_rows(query_rows);
+  call.gallery = cuda_rows(gallery_rows);
   call.query_rows = query_rows.rows;
   call.gallery_rows = gallery_rows.rows;
   call.cols = query_rows.cols;
@@ -44,18 +35,12 @@ int64_t cuda_rank(int32_t device, const py::object& queries, const py::object& g
   call.first_rank = arrays.result.first_rank;
   call.average_precision = arrays.result.average_precision;
   call.positives = arrays.result.positives;
-  call.metric = static_cast<int32_t>(metric_from(metric));
+  call.metric = cuda_metric(metric);
   call.exclude_self = exclude_self;
   call.device = device;
   call.scratch_limit = scratch_limit;
   call.stream = reinterpret_cast<void*>(stream);
-  run_released([&](const StopFn& stop) {
-    call.stop = [](void* context) -> int32_t { return (*static_cast<const StopFn*>(context))(); };
-    call.stop_context = const_cast<StopFn*>(&stop);
-    FctCudaError error;
-    const int32_t code = library.rank(&call, &error);
-    check_cuda(code, error);
-  });
+  call_cuda(call, library.rank);
   return call.scratch_bytes;
 }
 

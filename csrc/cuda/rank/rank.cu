@@ -1,8 +1,9 @@
 // Full-ranking evaluation on a CUDA stream: its kernels, and the C ABI.
+#include "cuda/device_rows.hpp"
 #include "cuda/launch_kernel.hpp"
 #include "cuda/rank/abi.h"
 #include "cuda/rank/run.hpp"
-#include "cuda/upgrade/stream_memory.hpp"
+#include "cuda/stream_memory.hpp"
 
 namespace fct::cuda::rank {
 namespace {
@@ -49,22 +50,6 @@ class StreamDevice {
   const std::string& what_;
 };
 
-MatrixView view_of(const FctCudaRows& rows, int64_t count, int64_t cols, int device, const char* name) {
-  if (rows.dtype < 0 || rows.dtype > 2) throw DtypeError(std::string(name) + " must be float32, float16 or bfloat16");
-  if (count < 0 || (count > 1 && rows.row_stride < cols)) throw DtypeError(std::string(name) + " overlap each other");
-  const MatrixView view{static_cast<const unsigned char*>(rows.data), static_cast<Dtype>(rows.dtype), count, cols,
-                        rows.row_stride};
-  if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(size_of(view.dtype)) != 0)
-    throw DtypeError(std::string(name) + " are not aligned to their elements");
-  if (view.data == nullptr) return view;  // without elements
-  cudaPointerAttributes attributes{};
-  check(cudaPointerGetAttributes(&attributes, view.data), std::string("looking where ") + name + " lie");
-  const bool reachable = attributes.type == cudaMemoryTypeManaged ||
-                         (attributes.type == cudaMemoryTypeDevice && attributes.device == device);
-  if (!reachable) throw DeviceError(std::string(name) + " are not in memory of CUDA device " + std::to_string(device));
-  return view;
-}
-
 void run(FctCudaRankCall& call) {
   if (call.metric < FCT_CUDA_COSINE || call.metric > FCT_CUDA_L2) throw ShapeError("there is no such metric");
   const std::string what = "ranking of " + std::to_string(call.gallery_rows) + " x " + std::to_string(call.cols) +
@@ -74,8 +59,8 @@ void run(FctCudaRankCall& call) {
   const DeviceScope scope(call.device);
   check_context(what);
   Call job{
-      .queries = view_of(call.queries, call.query_rows, call.cols, call.device, "queries"),
-      .gallery = view_of(call.gallery, call.gallery_rows, call.cols, call.device, "gallery rows"),
+      .queries = view_of(call.queries, call.query_rows, call.cols, "queries"),
+      .gallery = view_of(call.gallery, call.gallery_rows, call.cols, "gallery rows"),
       .metric = static_cast<Metric>(call.metric),
       .positives = {.query_classes = call.query_classes,
                     .class_starts = call.class_starts,
@@ -83,6 +68,8 @@ void run(FctCudaRankCall& call) {
                     .exclude_self = call.exclude_self != 0},
       .result = {
           .first_rank = call.first_rank, .average_precision = call.average_precision, .positives = call.positives}};
+  if (job.queries.data != nullptr) check_on_device(job.queries.data, "queries", call.device);
+  if (job.gallery.data != nullptr) check_on_device(job.gallery.data, "gallery", call.device);
   const Shape shape{.queries = call.query_rows,
                     .rows = call.gallery_rows,
                     .cols = call.cols,

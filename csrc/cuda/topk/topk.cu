@@ -1,5 +1,7 @@
 // The search on a CUDA stream: its kernels, and the C ABI.
-#include "cuda/runtime.hpp"
+#include "cuda/device_rows.hpp"
+#include "cuda/launch_kernel.hpp"
+#include "cuda/stream_memory.hpp"
 #include "cuda/topk/abi.h"
 #include "cuda/topk/search.hpp"
 #include "cuda/topk/stream_pace.hpp"
@@ -23,14 +25,8 @@ class StreamDevice {
   template <typename Kernel>
   void launch(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) {
     if (blocks > kMaxBlocks) throw ShapeError(what_ + ": too many blocks for a launch");
-    if (shared_bytes > kSharedWithoutAsking) {
-      check(cudaFuncSetAttribute(topk_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared_bytes)),
-            what_);
-    }
-    const auto shared = static_cast<std::size_t>(shared_bytes);
-    topk_kernel<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, shared, stream_>>>(args);
-    check(cudaGetLastError(), what_);
+    cuda::launch(topk_kernel<Kernel>, blocks, Kernel::kThreads, static_cast<int>(shared_bytes), args, stream_,
+                 what_.c_str());
   }
   void zero(void* target, int64_t bytes) {
     check(cudaMemsetAsync(target, 0, static_cast<std::size_t>(bytes), stream_), what_);
@@ -45,40 +41,11 @@ class StreamDevice {
   void pace() { pace_.step(); }
 
  private:
-  static constexpr int64_t kSharedWithoutAsking = 48 << 10;
   static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 
   cudaStream_t stream_;
   StreamPace pace_;
   const std::string& what_;
-};
-
-// Memory in stream order: it is free again when the work queued so far has run.
-class StreamMemory {
- public:
-  explicit StreamMemory(cudaStream_t stream) : stream_(stream) {}
-  StreamMemory(const StreamMemory&) = delete;
-  StreamMemory& operator=(const StreamMemory&) = delete;
-  ~StreamMemory() {
-    if (data != nullptr) cudaFreeAsync(data, stream_);
-  }
-
-  // False where the device is out of memory.
-  bool allocate(int64_t bytes, const std::string& what) {
-    const cudaError_t error = cudaMallocAsync(&data, static_cast<std::size_t>(bytes), stream_);
-    if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
-      data = nullptr;
-      return false;
-    }
-    check(error, what);
-    return true;
-  }
-
-  void* data = nullptr;
-
- private:
-  cudaStream_t stream_;
 };
 
 std::string name_of(const FctCudaTopkCall& call) {
@@ -87,27 +54,12 @@ std::string name_of(const FctCudaTopkCall& call) {
          std::to_string(call.device);
 }
 
-MatrixView view_of(const FctCudaRows& rows, int64_t count, int64_t cols, const char* name) {
-  if (rows.dtype < 0 || rows.dtype > 2) throw DtypeError(std::string(name) + " must be float32, float16 or bfloat16");
-  if (count < 0 || (count > 1 && rows.row_stride < cols)) throw DtypeError(std::string(name) + " overlap each other");
-  const MatrixView view{static_cast<const unsigned char*>(rows.data), static_cast<Dtype>(rows.dtype), count, cols,
-                        rows.row_stride};
-  if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(size_of(view.dtype)) != 0)
-    throw DtypeError(std::string(name) + " are not aligned to their elements");
-  return view;
-}
-
 bool is_aligned(const MatrixView& view) {
   return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.row_stride * size_of(view.dtype) % 16 == 0;
 }
 
 void check_memory(const void* pointer, const char* name, int device) {
-  if (pointer == nullptr) return;  // of an array without elements
-  cudaPointerAttributes attributes{};
-  check(cudaPointerGetAttributes(&attributes, pointer), std::string("looking where ") + name + " lie");
-  const bool reachable = attributes.type == cudaMemoryTypeManaged ||
-                         (attributes.type == cudaMemoryTypeDevice && attributes.device == device);
-  if (!reachable) throw DeviceError(std::string(name) + " are not in memory of CUDA device " + std::to_string(device));
+  if (pointer != nullptr) check_on_device(pointer, name, device);  // null: an array without elements
 }
 
 struct Job {
@@ -150,26 +102,34 @@ void run(FctCudaTopkCall& call) {
     throw ShapeError("k is " + std::to_string(call.k) + " and the gallery has " + std::to_string(call.gallery_rows) +
                      " rows");
   check_memory(call.queries.data, "queries", call.device);
-  check_memory(call.gallery.data, "gallery rows", call.device);
+  check_memory(call.gallery.data, "gallery", call.device);
   check_memory(call.scores, "scores", call.device);
   check_memory(call.ids, "ids", call.device);
   const DeviceScope scope(call.device);
   const auto stream = static_cast<cudaStream_t>(call.stream);
   const std::string what = name_of(call);
-  StreamMemory memory(stream);
-  Plan plan = make_plan(job.shape, job.device, call.scratch_limit);
-  while (!memory.allocate(plan.scratch_bytes, what)) {  // with half of it, as long as that makes a smaller plan
-    const int64_t before = plan.scratch_bytes;
-    plan = make_plan(job.shape, job.device, before / 2);
-    if (plan.scratch_bytes >= before)
+  check_context(what);
+  int64_t limit = call.scratch_limit, before = 0;
+  for (;;) {
+    const Plan plan = make_plan(job.shape, job.device, limit);
+    if (before != 0 && plan.scratch_bytes >= before)
       throw DeviceError(what + ": out of memory; it needs " + std::to_string(before) + " bytes at least");
+    const StreamMemory memory(plan.scratch_bytes, stream);
+    if (memory.status() == cudaErrorMemoryAllocation) {  // with half of it, as long as that makes a smaller plan
+      cudaGetLastError();
+      before = plan.scratch_bytes;
+      limit = before / 2;
+      continue;
+    }
+    check(memory.status(), what);
+    job.call.scratch = memory.data();
+    call.scratch_bytes = plan.scratch_bytes;
+    std::function<bool()> stop;
+    if (call.stop != nullptr) stop = [&call] { return call.stop(call.stop_context) != 0; };
+    StreamDevice device(stream, std::move(stop), what);
+    call.unproved = search(device, plan, job.call).unproved;
+    return;
   }
-  job.call.scratch = static_cast<unsigned char*>(memory.data);
-  call.scratch_bytes = plan.scratch_bytes;
-  std::function<bool()> stop;
-  if (call.stop != nullptr) stop = [&call] { return call.stop(call.stop_context) != 0; };
-  StreamDevice device(stream, std::move(stop), what);
-  call.unproved = search(device, plan, job.call).unproved;
 }
 
 }  // namespace

@@ -1,28 +1,18 @@
 // A call on pointers of the device: checked, then queued on the caller's stream.
+#include "cuda/device_rows.hpp"
+#include "cuda/stream_memory.hpp"
 #include "cuda/upgrade/launch.hpp"
-#include "cuda/upgrade/stream_memory.hpp"
 #include "cuda/upgrade/upgrade.hpp"
 
 namespace fct::cuda {
 namespace {
 
-// `pointer` may be read by kernels of the device.
-void check_pointer(const void* pointer, const char* name, const FctCudaUpgrade& upgrade) {
-  cudaPointerAttributes attributes;
-  check(cudaPointerGetAttributes(&attributes, pointer), std::string("asking where ") + name + " lies");
-  const bool here = attributes.type == cudaMemoryTypeDevice && attributes.device == upgrade.device;
-  if (here || attributes.type == cudaMemoryTypeManaged) return;
-  throw DeviceError(std::string(name) + " is not in the memory of CUDA device " + std::to_string(upgrade.device) +
-                    (attributes.type == cudaMemoryTypeDevice ? " but of device " + std::to_string(attributes.device)
-                                                             : std::string(" but of the host")));
-}
-
 void check_memory(const FctCudaUpgrade& upgrade, const FctCudaUpgradeCall& call) {
-  check_pointer(call.old_rows.data, "old", upgrade);
-  check_pointer(call.out.data, "out", upgrade);
-  check_pointer(call.status, "status", upgrade);
-  if (upgrade.layout.side_dim > 0) check_pointer(call.side.data, "side", upgrade);
-  if (call.uncertainty != nullptr) check_pointer(call.uncertainty, "uncertainty", upgrade);
+  check_on_device(call.old_rows.data, "old", upgrade.device);
+  check_on_device(call.out.data, "out", upgrade.device);
+  check_on_device(call.status, "status", upgrade.device);
+  if (upgrade.layout.side_dim > 0) check_on_device(call.side.data, "side", upgrade.device);
+  if (call.uncertainty != nullptr) check_on_device(call.uncertainty, "uncertainty", upgrade.device);
   if (call.stream == nullptr) return;
   int device = upgrade.device;
 #if CUDART_VERSION >= 12080

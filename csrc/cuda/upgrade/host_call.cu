@@ -1,8 +1,8 @@
 // A call on host arrays: memory for it, then chunk by chunk through host_run.
+#include "cuda/stream_memory.hpp"
 #include "cuda/upgrade/host_pipeline.hpp"
 #include "cuda/upgrade/host_run.hpp"
 #include "cuda/upgrade/host_stream.hpp"
-#include "cuda/upgrade/stream_memory.hpp"
 #include "cuda/upgrade/upgrade.hpp"
 
 namespace fct::cuda {
