@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,22 @@ def entries(ptxas: str) -> list[tuple[str, str, str]]:
     return list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
 
 
+def registers_of(report: str) -> int:
+    found = re.search(r"Used (\d+) registers", report)
+    assert found is not None, report
+    return int(found[1])
+
+
+def check_registers(ptxas: str, kernels: dict[str, tuple[int, int]], kernel_of: Callable[[str], str | None]) -> None:
+    """Each kernel has so many instances on every architecture, and none needs more registers than allowed."""
+    found = [(kernel_of(kernel), arch, registers_of(report)) for kernel, arch, report in entries(ptxas)]
+    for name, (instances, limit) in kernels.items():
+        for arch in ARCHES:
+            registers = [used for kernel, a, used in found if kernel == name and a == arch]
+            assert len(registers) == instances, (name, arch)
+            assert max(registers) <= limit, (name, arch)
+
+
 def threads_of(kernel: str) -> int:
     """By the tile in the mangled name; 256 elsewhere."""
     tile = re.search(r"TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E", kernel)
@@ -48,11 +65,9 @@ def test_no_kernel_spills_or_uses_local_memory(ptxas: str) -> None:
         frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
         assert frame is not None, kernel
         assert frame.groups() == ("0", "0", "0"), (kernel, arch)
-        registers = re.search(r"Used (\d+) registers", report)
-        assert registers is not None
         # Two blocks of the shallow fused kernel share a multiprocessor.
         blocks = 2 if re.search(r"upgrade_fused.*Li8E", kernel) else 1
-        assert int(registers[1]) * threads_of(kernel) * blocks <= REGISTERS_OF_A_BLOCK, (kernel, arch)
+        assert registers_of(report) * threads_of(kernel) * blocks <= REGISTERS_OF_A_BLOCK, (kernel, arch)
     for arch in ARCHES:
         for stem, count in INSTANCES.items():
             assert sum(stem in kernel and arch == a for kernel, a, _ in found) == count, (arch, stem)

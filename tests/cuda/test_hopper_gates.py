@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from test_gates import entries
+from test_gates import entries, registers_of
 
 STEM = "upgrade_layer_wgmma"
 INSTANCES = 12  # three elements, two outputs each, two tiles
@@ -37,9 +37,7 @@ def test_registers_are_those_that_the_roles_share(ptxas: str) -> None:
     found = [report for kernel, arch, report in entries(ptxas) if STEM in kernel and arch == "sm_90a"]
     assert len(found) == INSTANCES
     for report in found:
-        registers = re.search(r"Used (\d+) registers", report)
-        assert registers is not None
-        assert int(registers[1]) <= ENTRY_REGISTERS, report
+        assert registers_of(report) <= ENTRY_REGISTERS, report
 
 
 def test_a_step_is_four_products_of_the_whole_tile(sass: dict[tuple[str, str], list[str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from test_gates import ARCHES, entries
+from test_gates import check_registers
 
 # Kernel -> instances (metrics, stored types, operand types), registers at most, so that as many blocks as planned share
 # a multiprocessor's 65536: 2 of 256 threads, 2 of 128, 3 of 256 and more.
@@ -27,15 +27,7 @@ def kernel_of(mangled: str) -> str | None:
 
 
 def test_every_instance_is_there_and_keeps_to_its_registers(ptxas: str) -> None:
-    found = [(kernel_of(kernel), arch, report) for kernel, arch, report in entries(ptxas)]
-    for name, (instances, limit) in KERNELS.items():
-        for arch in ARCHES:
-            reports = [report for kernel, a, report in found if kernel == name and a == arch]
-            assert len(reports) == instances, (name, arch)
-            for report in reports:
-                registers = re.search(r"Used (\d+) registers", report)
-                assert registers is not None
-                assert int(registers[1]) <= limit, (name, arch)
+    check_registers(ptxas, KERNELS, kernel_of)
 
 
 def test_coarse_scores_come_from_the_tensor_cores(sass: dict[tuple[str, str], list[str]]) -> None:

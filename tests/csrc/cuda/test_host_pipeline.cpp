@@ -2,15 +2,14 @@
 // is followed, and in none may a buffer be read before it is filled, or filled while somebody reads it. Then each wait
 // in turn is left out, each mark made too early, and each slot mixed up: all of that must be found.
 #include <array>
-#include <deque>
 #include <functional>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
 #include "cuda/upgrade/host_pipeline.hpp"
 #include "cuda/upgrade/host_plan.hpp"
+#include "every_order.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -104,13 +103,9 @@ class Model {
   Finding explore() {
     State start;
     start.holds.fill(-1);
-    std::deque<State> todo{start};
-    std::set<std::string> seen{start.key()};
     Finding finding;
-    while (!todo.empty()) {
-      const State state = todo.front();
-      todo.pop_front();
-      bool ended = true, moved = false;
+    finding.sound = testing::every_order_is_sound(start, [&](const State& state, auto take) {
+      bool ended = true;
       finding.overlaps |= state.busy[0] && state.busy[1] && state.busy[2] && state.busy[3];
       for (int actor = 0; actor < kActors; ++actor) {
         const std::vector<Step>& steps = recorder_.steps(actor);
@@ -119,13 +114,11 @@ class Model {
         State next = state;
         bool legal = true;
         if (!advance(next, actor, steps[static_cast<std::size_t>(state.done[actor])], legal)) continue;
-        moved = true;
-        if (!legal) return {.sound = false};
-        if (seen.insert(next.key()).second) todo.push_back(next);
+        if (!legal) return testing::Here::wrong;
+        take(next);
       }
-      if (!ended && !moved) return {.sound = false};  // everybody waits
-      if (ended && state.unloaded != chunks_) return {.sound = false};
-    }
+      return ended && state.unloaded == chunks_ ? testing::Here::ended : testing::Here::going;
+    });
     return finding;
   }
 

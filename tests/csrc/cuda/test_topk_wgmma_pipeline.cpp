@@ -3,13 +3,12 @@
 // somebody reads them, none may end in a deadlock, and products are issued in turns. Then each wait is left out, each
 // parity turned, each place mixed up, and releases are made early: all of that must be found.
 #include <cstdint>
-#include <deque>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
 #include "cuda/topk/wgmma_pipeline.hpp"
+#include "every_order.hpp"
 
 namespace fct::cuda::topk {
 namespace {
@@ -126,17 +125,8 @@ class Model {
   Model(const WgmmaRings& rings, const std::vector<Step> (&actors)[1 + kConsumers]) : rings_(rings), actors_(actors) {}
 
   bool sound() {
-    State start;
-    std::deque<State> todo{start};
-    std::set<std::string> seen{start.key()};
-    while (!todo.empty()) {
-      const State state = todo.front();
-      todo.pop_front();
-      bool moved = false, ended = true;
-      const auto take = [&](const State& next) {
-        moved = true;
-        if (seen.insert(next.key()).second) todo.push_back(next);
-      };
+    return testing::every_order_is_sound(State{}, [this](const State& state, auto take) {
+      bool ended = true;
       for (int place = 0; place < kMostPlaces; ++place) {  // copies end when they like
         for (bool facts : {false, true}) {
           State next = state;
@@ -154,13 +144,12 @@ class Model {
         State next = state;
         bool legal = true;
         if (!advance(next, actor, actors_[actor][static_cast<std::size_t>(state.done[actor])], legal)) continue;
-        if (!legal) return false;
+        if (!legal) return testing::Here::wrong;
         ++next.done[actor];
         take(next);
       }
-      if (!moved && (!ended || !at_rest(state))) return false;
-    }
-    return true;
+      return ended && at_rest(state) ? testing::Here::ended : testing::Here::going;
+    });
   }
 
  private:

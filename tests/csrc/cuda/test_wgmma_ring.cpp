@@ -3,13 +3,12 @@
 // reads it, and none may end in a deadlock. Then each wait is left out, each parity turned, each stage mixed up, and
 // releases are made early: all of that must be found.
 #include <cstdint>
-#include <deque>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
 #include "cuda/upgrade/wgmma_ring.hpp"
+#include "every_order.hpp"
 
 namespace fct::cuda {
 namespace {
@@ -82,16 +81,8 @@ class Model {
     State start;
     for (int s = 0; s < kMostStages; ++s) start.holds[s] = start.filling[s] = -1;
     for (auto& reading : start.reading) reading[0] = reading[1] = -1;
-    std::deque<State> todo{start};
-    std::set<std::string> seen{start.key()};
-    while (!todo.empty()) {
-      const State state = todo.front();
-      todo.pop_front();
-      bool moved = false, ended = true;
-      const auto take = [&](const State& next) {
-        moved = true;
-        if (seen.insert(next.key()).second) todo.push_back(next);
-      };
+    return testing::every_order_is_sound(start, [this](const State& state, auto take) {
+      bool ended = true;
       for (int stage = 0; stage < kStages; ++stage) {  // copies end when they like
         if (state.filling[stage] < 0) continue;
         State next = state;
@@ -106,14 +97,12 @@ class Model {
         State next = state;
         bool legal = true;
         if (!advance(next, actor, actors_[actor][static_cast<std::size_t>(state.done[actor])], legal)) continue;
-        if (!legal) return false;
+        if (!legal) return testing::Here::wrong;
         ++next.done[actor];
         take(next);
       }
-      if (!ended && !moved) return false;  // deadlock
-      if (ended && !moved && !at_rest(state)) return false;
-    }
-    return true;
+      return ended && at_rest(state) ? testing::Here::ended : testing::Here::going;
+    });
   }
 
  private:
